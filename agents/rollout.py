@@ -1,0 +1,81 @@
+"""`Rollout`: what was collected, as one frozen record that PPO and GRPO both read.
+
+Shape letters used throughout `agents`:
+
+    N  rows (episodes) = P problems x G completions
+    A  response columns: column a of a row is its token at position prompt_length + a
+    T  all columns: prompt, response and padding
+    V  vocabulary
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """N episodes. Response columns that are not the policy's (padding, injected tokens) are False in `mask`;
+    whatever stands in them is never read."""
+
+    tokens: Int[Tensor, "N T"]
+    """Prompt and response, right-padded."""
+    prompt_length: Int[Tensor, "N"]
+    length: Int[Tensor, "N"]
+    """Tokens in use: prompt, policy and injected ones."""
+    mask: Bool[Tensor, "N A"]
+    """True where the policy chose the token."""
+    sampled_logprob: Float[Tensor, "N A"]
+    """Log-probability as the sampler saw it, under the distribution that was sampled from."""
+    reward: Float[Tensor, "N A"]
+    """Paid by the environment, per token; the score stands at the last policy token."""
+    final_value: Float[Tensor, "N"]
+    """V after the last token, for bootstrapping; 0 where the episode terminated."""
+    finish_reason: Int[Tensor, "N"]
+    """`textenv.FinishReason` codes."""
+    problem: Int[Tensor, "N"]
+    """The group id: rows with equal numbers answer the same prompt."""
+    episode: Int[Tensor, "N"]
+    """What keyed the sampling."""
+    valid: Bool[Tensor, "N"]
+    """False where the grader failed; such rows take part in nothing."""
+    old_logprob: Float[Tensor, "N A"] | None = None
+    """What ratios divide by; None means the policy that is being updated itself (one update per rollout)."""
+    reference_logprob: Float[Tensor, "N A"] | None = None
+    value: Float[Tensor, "N A"] | None = None
+    """V of the state in which each token was chosen."""
+
+    def __len__(self) -> int:
+        return self.tokens.shape[0]
+
+    def __getitem__(self, rows: Tensor | slice) -> Rollout:
+        """The same record for some rows, columns untouched."""
+        return Rollout(**{f.name: None if (x := getattr(self, f.name)) is None else x[rows] for f in fields(self)})
+
+    def with_(self, **changes: Any) -> Rollout:
+        """A copy with some fields replaced."""
+        return replace(self, **changes)
+
+    def to(self, device: torch.device | str) -> Rollout:
+        """A copy on `device`."""
+        return Rollout(**{f.name: None if (x := getattr(self, f.name)) is None else x.to(device) for f in fields(self)})
+
+    @property
+    def trainable(self) -> Bool[Tensor, "N A"]:
+        """Policy tokens of valid rows: what losses and statistics run over."""
+        return self.mask & self.valid[:, None]
+
+    @property
+    def returns(self) -> Float[Tensor, "N"]:
+        """Sum of each row's rewards over its policy tokens."""
+        return torch.where(self.mask, self.reward, 0.0).sum(1)
+
+    @property
+    def response_length(self) -> Int[Tensor, "N"]:
+        """Policy tokens per row."""
+        return self.mask.sum(1)
