@@ -1,0 +1,153 @@
+"""Fitting the network to pairs: AdamW, warm-up and decay, one epoch; and what the result is worth on held-out pairs."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+
+from rewards.preference.config import TrainConfig
+from rewards.preference.encoding import EncodedPair, pad_right, shuffled_batches
+from rewards.preference.losses import bradley_terry, centering
+from rewards.preference.model import ScalarHead, score_rows
+
+Metrics = dict[str, float | None]
+
+
+def fit(
+    network: ScalarHead,
+    pairs: Sequence[EncodedPair],
+    config: TrainConfig,
+    *,
+    learning_rate: float,
+    report: Callable[[int, Metrics], None],
+) -> None:
+    """Train in place; `report(step, metrics)` after every optimizer step, counted from 1.
+
+    Raises `RuntimeError` where the loss is no longer a number.
+    """
+    generator = random.Random(config.seed)
+    optimizer = _optimizer(network, config)
+    total = num_steps(len(pairs), config)
+    step = 0
+    for _ in range(config.epochs):
+        for batch in shuffled_batches([_length(pair) for pair in pairs], config.batch_pairs, generator):
+            rate = learning_rate * rate_factor(step, total, warmup_share=config.warmup_share, schedule=config.schedule)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            step += 1
+            metrics = accumulate_gradient(network, [pairs[index] for index in batch], config)
+            if not math.isfinite(metrics["loss"] or 0.0):
+                raise RuntimeError(f"the loss is {metrics['loss']} at step {step}: a lower learning_rate may help")
+            norm = clip_grad_norm_(network.parameters(), config.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            report(step, {**metrics, "grad_norm": float(norm), "learning_rate": rate})
+
+
+def num_steps(num_pairs: int, config: TrainConfig) -> int:
+    """Optimizer steps of a training."""
+    return config.epochs * math.ceil(num_pairs / config.batch_pairs)
+
+
+def rate_factor(step: int, total: int, *, warmup_share: float, schedule: str) -> float:
+    """The learning rate's share of its peak at a step counted from 0; above 0 in the first and the last step.
+
+    >>> [rate_factor(step, 4, warmup_share=0.5, schedule="linear") for step in range(4)]
+    [0.5, 1.0, 1.0, 0.5]
+    """
+    warmup = math.ceil(warmup_share * total)
+    if step < warmup:
+        return (step + 1) / warmup
+    done = (step - warmup) / (total - warmup)
+    return {"linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2, "constant": 1.0}[schedule]
+
+
+def accumulate_gradient(network: ScalarHead, pairs: Sequence[EncodedPair], config: TrainConfig) -> Metrics:
+    """Add the gradient of the pairs' mean loss, however many forwards that takes; the loss and its metrics."""
+    size = config.microbatch_pairs or len(pairs)
+    loss, correct, gap = 0.0, 0.0, 0.0
+    for start in range(0, len(pairs), size):
+        part = pairs[start : start + size]
+        chosen, rejected = score_pairs(network, part)
+        margin = torch.tensor([pair.margin for pair in part], device=chosen.device)
+        losses = bradley_terry(chosen, rejected, margin) + centering(chosen, rejected, config.centering)
+        (losses.sum() / len(pairs)).backward()
+        loss += losses.sum().item()
+        correct += wins(chosen, rejected).sum().item()
+        gap += (chosen - rejected).sum().item()
+    return {"loss": loss / len(pairs), "accuracy": correct / len(pairs), "score_gap": gap / len(pairs)}
+
+
+def score_pairs(network: ScalarHead, pairs: Sequence[EncodedPair]) -> tuple[Tensor, Tensor]:
+    """`(chosen, rejected)` scores, both from one forward."""
+    rows = [pair.chosen.ids for pair in pairs] + [pair.rejected.ids for pair in pairs]
+    ids, mask = pad_right(rows, pad_id=0)
+    device = network.head.weight.device
+    chosen, rejected = network(ids.to(device), mask.to(device)).chunk(2)
+    return chosen, rejected
+
+
+def wins(chosen: Tensor, rejected: Tensor) -> Tensor:
+    """1 where the chosen one scores higher, 0 where lower, one half for a tie (a constant score is a coin)."""
+    return ((chosen > rejected).float() + (chosen >= rejected).float()) / 2
+
+
+def evaluate(chosen: Tensor, rejected: Tensor, pairs: Sequence[EncodedPair]) -> Metrics:
+    """What scores say of pairs; None for a number that the pairs do not determine.
+
+    Accuracy split by which completion is longer, and the correlation of score and length, both in completion tokens: a
+    model that has learnt length shows there.
+    """
+    won = wins(chosen, rejected)
+    lengths = torch.tensor([[p.chosen.num_completion_tokens, p.rejected.num_completion_tokens] for p in pairs]).float()
+    longer = (lengths[:, 0] - lengths[:, 1]).sign()
+    return {
+        "pairs": float(len(pairs)),
+        "accuracy": _mean(won),
+        "nll": _mean(bradley_terry(chosen, rejected)),
+        "accuracy_chosen_longer": _mean(won[longer > 0]),
+        "accuracy_chosen_shorter": _mean(won[longer < 0]),
+        "accuracy_equal_length": _mean(won[longer == 0]),
+        "score_length_correlation": _correlation(torch.stack([chosen, rejected], 1).flatten(), lengths.flatten()),
+    }
+
+
+def all_scores(network: ScalarHead, pairs: Sequence[EncodedPair], *, batch_rows: int) -> tuple[Tensor, Tensor]:
+    """`(chosen, rejected)` scores of any number of pairs, without gradient."""
+    rows = [pair.chosen.ids for pair in pairs] + [pair.rejected.ids for pair in pairs]
+    chosen, rejected = score_rows(network, rows, batch_rows=batch_rows).chunk(2)
+    return chosen, rejected
+
+
+def reference_statistics(chosen: Tensor, rejected: Tensor) -> Mapping[str, float]:
+    """Mean and population standard deviation of all scores; a model that gives one score to everything gets 1."""
+    scores = torch.cat([chosen, rejected]).double()
+    return {"mean": scores.mean().item(), "std": scores.std(correction=0).item() or 1.0}
+
+
+def _optimizer(network: ScalarHead, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW; weight decay only on matrices."""
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    matrices = [parameter for parameter in parameters if parameter.ndim >= 2]
+    others = [parameter for parameter in parameters if parameter.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW([group for group in groups if group["params"]])
+
+
+def _length(pair: EncodedPair) -> int:
+    return max(len(pair.chosen.ids), len(pair.rejected.ids))
+
+
+def _mean(values: Tensor) -> float | None:
+    return values.mean().item() if len(values) else None
+
+
+def _correlation(left: Tensor, right: Tensor) -> float | None:
+    left, right = left.double() - left.double().mean(), right.double() - right.double().mean()
+    scale = left.norm() * right.norm()
+    return (left @ right / scale).item() if scale > 0 else None
