@@ -1,0 +1,29 @@
+"""How a grader's failure is told: `Failure` where one call went wrong, `RewardError` where the run must end."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass
+
+TRACE_LINES = 5
+
+
+class RewardError(RuntimeError):
+    """A reward failed in a way that the run must not survive."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One call that gave no score, through no fault of the policy."""
+
+    reason: str
+    trace: str = ""
+    """At most the last five lines of the traceback."""
+    timed_out: bool = False
+
+
+def failure_of(error: BaseException) -> Failure:
+    """The failure that an exception of a reward amounts to."""
+    lines = "".join(traceback.format_exception(error)).rstrip().splitlines()
+    reason = f"{type(error).__name__}: {error}".rstrip(": ")
+    return Failure(reason[:500], "\n".join(line[:200] for line in lines[-TRACE_LINES:]))

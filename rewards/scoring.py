@@ -1,0 +1,227 @@
+"""How rewards are executed: inline or in killable workers, with time limits, and what a grader's error means.
+
+What the policy causes is a score of 0 with a reason, given by the reward itself. What the grader causes (an exception,
+None, NaN, a wrong length, its own time-out) is never charged to the policy: `on_error` says what becomes of the sample.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rewards.calling import SAMPLE_FIELDS, Batched, PerSample, Wanted, arguments, is_batched, wanted
+from rewards.combine import Part, Span, as_parts, combined
+from rewards.errors import Failure, RewardError, failure_of
+from rewards.inline import run_inline
+from rewards.types import Sample, Score
+from rewards.workers import Pool, sendable
+
+WINDOW_SAMPLES = 400
+MIN_SAMPLES = 50
+"""The invalid share is judged over the last 400 samples, and not before 50 were seen."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What all parts together say about one sample."""
+
+    value: float
+    """The combined value, spans not included; 0 when invalid."""
+    parts: Mapping[str, Score] = field(default_factory=dict)
+    """Each part's own score, unweighted; a part that failed under `on_error: invalid` is missing."""
+    valid: bool = True
+    """False: no statement about the policy; leave the sample out."""
+    reason: str = ""
+    """The failures, else the parts' own reasons."""
+    spans: tuple[Span, ...] = ()
+    """`(start, end, reward)` over characters, weighted and gated, paid in addition to `value`."""
+
+
+class Scorer:
+    """Scores samples with named parts. Workers start at the first call that needs one; `close()` ends them."""
+
+    def __init__(
+        self,
+        parts: Any,
+        *,
+        on_error: str | float = "invalid",
+        timeout_seconds: float = 10.0,
+        max_invalid_share: float = 0.2,
+        workers: int = 1,
+    ) -> None:
+        """Take what `as_parts` takes; raises `ValueError` for a setting out of range or a part no worker can hold."""
+        _check_settings(on_error, timeout_seconds, max_invalid_share, workers)
+        self.parts: dict[str, Part] = as_parts(parts)
+        self.on_error = on_error
+        self.timeout_seconds = timeout_seconds
+        self.max_invalid_share = max_invalid_share
+        self.workers = workers
+        self._functions = {name: _function(part) for name, part in self.parts.items()}
+        self._wanted = {name: _wanted(name, part) for name, part in self.parts.items()}
+        self._in_process = {name for name, part in self.parts.items() if _execution(part) == "process"}
+        for name in self._in_process:
+            sendable(name, self._functions[name])
+        self._pool: Pool | None = None
+        self._recent: deque[bool] = deque(maxlen=WINDOW_SAMPLES)
+        self._counters = {"samples": 0.0, "errors": 0.0, "timeouts": 0.0, "invalid": 0.0, "seconds": 0.0}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The parts' names, in order."""
+        return tuple(self.parts)
+
+    def counters(self) -> dict[str, float]:
+        """Since construction: samples, errors and timeouts of graders (a timeout is an error too), invalid, seconds."""
+        return dict(self._counters)
+
+    def require(self, columns: Iterable[str]) -> None:
+        """Raise `ValueError` where a part asks by name for what neither a sample nor these columns provide."""
+        offered = sorted(columns)
+        for name, names in self._wanted.items():
+            missing = sorted(names.required - SAMPLE_FIELDS - set(offered)) if names else []
+            if missing:
+                raise ValueError(
+                    f"reward.{name} asks for column '{missing[0]}', which the task does not provide: "
+                    f"it has {offered}, and every sample has {sorted(SAMPLE_FIELDS)}"
+                )
+
+    def score(self, samples: Sequence[Sample]) -> list[Verdict]:
+        """One verdict per sample, in order. Raises `RewardError` as `on_error` and `max_invalid_share` say."""
+        started = time.perf_counter()
+        outcomes = {name: self._outcomes(name, samples) for name in self.parts} if samples else {}
+        verdicts = [
+            self._verdict(sample, {name: results[index] for name, results in outcomes.items()})
+            for index, sample in enumerate(samples)
+        ]
+        self._counters["samples"] += len(samples)
+        self._counters["seconds"] += time.perf_counter() - started
+        self._refuse_too_many_invalid(verdicts)
+        return verdicts
+
+    def close(self) -> None:
+        """End the workers; a later call starts them again."""
+        if self._pool is not None:
+            self._pool.close()
+        self._pool = None
+
+    def __enter__(self) -> Scorer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_pool": None}
+
+    def _outcomes(self, name: str, samples: Sequence[Sample]) -> list[Score | Failure]:
+        names = self._wanted[name]
+        if is_batched(self.parts[name].fn):
+            (answer,) = self._execute(name, [list(samples)])
+            return [answer] * len(samples) if isinstance(answer, Failure) else answer
+        assert names is not None
+        outcomes: list[Any] = [_arguments_or_failure(names, sample) for sample in samples]
+        callable_indices = [index for index, outcome in enumerate(outcomes) if not isinstance(outcome, Failure)]
+        answers = self._execute(name, [outcomes[index] for index in callable_indices])
+        for index, answer in zip(callable_indices, answers, strict=True):
+            outcomes[index] = answer
+        return outcomes
+
+    def _execute(self, name: str, calls: list[Any]) -> list[Any]:
+        part = self.parts[name]
+        limit = self.timeout_seconds if part.timeout_seconds is None else part.timeout_seconds
+        if name not in self._in_process:
+            return run_inline(self._functions[name], calls, timeout_seconds=limit)
+        if self._pool is None:
+            functions = {other: self._functions[other] for other in sorted(self._in_process)}
+            self._pool = Pool(functions, workers=self.workers)
+        answers = self._pool.run(name, calls, timeout_seconds=limit)
+        return [_own_timeout(part, answer) for answer in answers]
+
+    def _verdict(self, sample: Sample, outcomes: Mapping[str, Score | Failure]) -> Verdict:
+        failures = {name: outcome for name, outcome in outcomes.items() if isinstance(outcome, Failure)}
+        scores = {name: outcome for name, outcome in outcomes.items() if isinstance(outcome, Score)}
+        self._counters["errors"] += len(failures)
+        self._counters["timeouts"] += sum(failure.timed_out for failure in failures.values())
+        told = {name: _told(name, failure, sample) for name, failure in failures.items()}
+        if failures and self.on_error == "raise":
+            raise RewardError(next(iter(told.values())))
+        if failures and self.on_error == "invalid":
+            return Verdict(0.0, scores, valid=False, reason="\n".join(told.values()))
+        for name, reason in told.items():
+            scores[name] = Score(float(self.on_error), info={"reason": reason})
+        scores = {name: scores[name] for name in self.parts}
+        value, spans = combined(self.parts, scores)
+        if not math.isfinite(value):
+            raise RewardError(f"the combined reward must be finite, got {value} from {scores}")
+        return Verdict(value, scores, reason="\n".join(told.values()) or _own_reasons(scores), spans=spans)
+
+    def _refuse_too_many_invalid(self, verdicts: Sequence[Verdict]) -> None:
+        self._recent.extend(not verdict.valid for verdict in verdicts)
+        invalid = [verdict for verdict in verdicts if not verdict.valid]
+        self._counters["invalid"] += len(invalid)
+        share = sum(self._recent) / max(1, len(self._recent))
+        if invalid and len(self._recent) >= MIN_SAMPLES and share > self.max_invalid_share:
+            raise RewardError(
+                f"{share:.0%} of the last {len(self._recent)} samples could not be scored, "
+                f"max_invalid_share is {self.max_invalid_share:.0%}; the last error: {invalid[-1].reason}"
+            )
+
+
+def _check_settings(on_error: object, timeout_seconds: float, max_invalid_share: float, workers: int) -> None:
+    is_number = isinstance(on_error, int | float) and not isinstance(on_error, bool) and math.isfinite(on_error)
+    if on_error not in ("raise", "invalid") and not is_number:
+        raise ValueError(f"on_error must be raise, invalid or a finite number, got {on_error!r}")
+    if not (isinstance(timeout_seconds, int | float) and 0 < timeout_seconds < math.inf):
+        raise ValueError(f"timeout_seconds must be above 0 and finite, got {timeout_seconds!r}")
+    if not (isinstance(max_invalid_share, int | float) and 0 <= max_invalid_share <= 1):
+        raise ValueError(f"max_invalid_share must be from 0 to 1, got {max_invalid_share!r}")
+    if not (isinstance(workers, int) and workers >= 1):
+        raise ValueError(f"workers must be at least 1, got {workers!r}")
+
+
+def _function(part: Part) -> PerSample | Batched:
+    return Batched(part.fn) if is_batched(part.fn) else PerSample(part.fn)
+
+
+def _wanted(name: str, part: Part) -> Wanted | None:
+    """What a part asks for; None for a batched object that cannot be called per sample and so names nothing."""
+    if not callable(part.fn):
+        return None
+    try:
+        return wanted(part.fn)
+    except ValueError as error:
+        raise ValueError(f"reward.{name}: {error}") from error
+
+
+def _execution(part: Part) -> str:
+    if part.execution != "auto":
+        return part.execution
+    bounded = getattr(part.fn, "execution", None) == "inline"
+    return "inline" if bounded or is_batched(part.fn) else "process"
+
+
+def _arguments_or_failure(names: Wanted, sample: Sample) -> dict[str, Any] | Failure:
+    try:
+        return arguments(names, sample)
+    except KeyError as error:
+        return failure_of(error)
+
+
+def _own_timeout(part: Part, answer: Any) -> Any:
+    """A rule whose cost only the completion decides says so: then its overrun is the policy's doing, a plain 0."""
+    if isinstance(answer, Failure) and answer.timed_out and getattr(part.fn, "timeout_is_zero", False):
+        return Score(0.0, info={"reason": "timed out"})
+    return answer
+
+
+def _told(name: str, failure: Failure, sample: Sample) -> str:
+    trace = f"\n{failure.trace}" if failure.trace else ""
+    return f"reward.{name} failed: {failure.reason}, on completion {sample.completion[:80]!r}{trace}"
+
+
+def _own_reasons(scores: Mapping[str, Score]) -> str:
+    return "; ".join(f"{name}: {score.info['reason']}" for name, score in scores.items() if score.info.get("reason"))

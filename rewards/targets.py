@@ -1,0 +1,35 @@
+"""Names to objects: `"package.module.attribute"` and `{"_target_": ..., **keywords}`, as Hydra writes them."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+
+def import_path(path: str) -> Any:
+    """The object at a dotted path; raises `ValueError` that says which step was missing."""
+    module_name, _, attribute = path.rpartition(".")
+    if not module_name:
+        raise ValueError(f"reward must be given as package.module.attribute, got {path!r}")
+    try:
+        return getattr(importlib.import_module(module_name), attribute)
+    except ModuleNotFoundError as error:
+        missing = error.name or module_name
+        raise ValueError(f"reward {path!r} cannot be imported: no module named {missing!r}") from error
+    except AttributeError as error:
+        raise ValueError(f"reward {path!r} cannot be imported: {module_name} has no {attribute!r}") from error
+
+
+def resolve(target: str | Mapping[str, Any]) -> Any:
+    """Classes are constructed with the keywords; functions keep them as a partial (none: the function itself)."""
+    if isinstance(target, str):
+        target = {"_target_": target}
+    keywords = {str(key): value for key, value in target.items() if key not in ("_target_", "_partial_")}
+    found = import_path(target["_target_"])
+    if isinstance(found, type):
+        return found(**keywords)
+    if not callable(found) and keywords:
+        raise ValueError(f"reward {target['_target_']!r} must be a function or a class to take {sorted(keywords)}")
+    return functools.partial(found, **keywords) if keywords else found
