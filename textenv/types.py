@@ -28,7 +28,7 @@ class FinishReason(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing to answer. `prompt` is plain text or chat messages; `row` holds the columns that rewards may ask for."""
+    """One thing to answer: plain text or chat messages, and in `row` the columns that rewards may ask for."""
 
     prompt: str | tuple[Message, ...]
     row: Mapping[str, Any] = field(default_factory=dict)
@@ -48,3 +48,27 @@ class Task(Protocol):
     def reward(self) -> Any:
         """The default reward: a function, a `Reward`, or a mapping name -> part (see `rewards.combine`)."""
         ...
+
+
+def as_problem(value: Any) -> Problem:
+    """A `Problem` from text, from chat messages, or from a mapping whose `prompt` is either and whose rest is the row.
+
+    >>> as_problem({"prompt": "2 + 2 =", "answer": 4})
+    Problem(prompt='2 + 2 =', row={'answer': 4})
+    """
+    if isinstance(value, Problem):
+        return value
+    if isinstance(value, Mapping):
+        if "prompt" not in value:
+            raise ValueError(f"a problem must have a prompt, got the columns {sorted(value)}")
+        row = {name: column for name, column in value.items() if name != "prompt"}
+        return Problem(as_problem(value["prompt"]).prompt, row)
+    if isinstance(value, str):
+        return Problem(value)
+    if isinstance(value, Sequence) and value and all(_is_message(message) for message in value):
+        return Problem(tuple(dict(message) for message in value))
+    raise ValueError(f"a prompt must be text or a list of messages with role and content, got {value!r}")
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(value.get(key), str) for key in ("role", "content"))

@@ -1,0 +1,45 @@
+"""Tasks: problems in disjoint splits, deterministic by index. `load_task` finds one by name."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from textenv.types import Task
+
+BUILT_IN = {
+    "arithmetic": "textenv.tasks.arithmetic.Arithmetic",
+    "countdown": "textenv.tasks.countdown.Countdown",
+    "target": "textenv.tasks.target.Target",
+}
+"""Short names; anything else is an import path."""
+
+
+def load_task(spec: Any) -> Task:
+    """A task from a built-in name, an import path, `{"_target_": path, **keywords}`, or a `Task` itself.
+
+    >>> load_task("arithmetic").split("train")[0].row["answer"]
+    134
+    """
+    if isinstance(spec, str):
+        spec = {"_target_": spec}
+    if isinstance(spec, Mapping):
+        if "_target_" not in spec:
+            raise ValueError(f"task must have a _target_, got the keys {sorted(spec)}")
+        keywords = {str(key): value for key, value in spec.items() if key != "_target_"}
+        spec = _import(str(spec["_target_"]))(**keywords)
+    for attribute in ("split", "reward", "columns", "name"):
+        if not hasattr(spec, attribute):
+            raise ValueError(f"task must have name, columns, split() and reward() (textenv.Task), got {spec!r}")
+    return spec
+
+
+def _import(path: str) -> Any:
+    module, _, attribute = BUILT_IN.get(path, path).rpartition(".")
+    if not module:
+        raise ValueError(f"task must be one of {', '.join(BUILT_IN)} or an import path, got {path!r}")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"task {path!r} cannot be imported: {error}") from error

@@ -1,0 +1,249 @@
+"""`TextVectorEnv`: the kernel in Gymnasium's clothes, equal to `SyncVectorEnv` of `TextEnv`s and faster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from gymnasium.error import InvalidAction, ResetNeeded
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from textenv.episodes import VECTOR_OPTIONS, checked_options
+from textenv.kernel import Ended
+from textenv.rendering import METADATA, RENDER_MODES, as_text, print_rows
+from textenv.settings import EnvSettings, build, check_positive, pack
+
+Observation = dict[str, np.ndarray] | np.ndarray
+
+
+class FinishedRow(AssertionError, ResetNeeded):
+    """A row that is over was stepped, and nothing resets it by itself."""
+
+
+class StepMany(NamedTuple):
+    """What `step_many` gives for N rows and T columns."""
+
+    observations: Any
+    rewards: np.ndarray
+    """(N, T) float64; a score stands in the column of the episode's last token."""
+    terminated: np.ndarray
+    """(N,) bool: the row ended in this call."""
+    truncated: np.ndarray
+    infos: dict[str, Any]
+    consumed: np.ndarray
+    """(N,) int64: columns that the row took, that of a pending reset included."""
+
+
+class TextVectorEnv(VectorEnv):
+    """N rows that each write one completion at a time. Keyword arguments: `textenv.settings.EnvSettings`.
+
+    `reset(options=...)` takes, besides Gymnasium's `reset_mask`: `indices` (K,), a queue of problems that the rows
+    take in order, or `prompts`, a queue of the caller's own; `group_ids` (K,), by default the queue positions;
+    `index`, `prompt` and `group_id` for the same problem in every row; `split` and `max_new_tokens`. They hold for the
+    episodes that this reset starts, and for the whole queue. A row that finds the queue empty is idle: observation of
+    length 0, `episode_index` -1, and no step moves it.
+    """
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        *,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        render_mode: str | None = None,
+        **settings: Any,
+    ) -> None:
+        check_positive("num_envs", num_envs)
+        if render_mode is not None and render_mode not in RENDER_MODES:
+            raise ValueError(f"render_mode must be None or one of {', '.join(RENDER_MODES)}, got {render_mode!r}")
+        self.autoreset_mode = autoreset_mode_of(autoreset_mode)
+        self.settings = EnvSettings(**settings)
+        self.num_envs, self.render_mode = num_envs, render_mode
+        self.metadata = {**METADATA, "autoreset_mode": self.autoreset_mode}
+        parts = build(self.settings, num_envs)
+        self.task, self.tokenizer, self.stop_spec = parts.task, parts.tokenizer, parts.stop_spec
+        self._kernel, self._episodes = parts.kernel, parts.episodes
+        self.single_observation_space, self.single_action_space = parts.observation_space, parts.action_space
+        self.observation_space = batch_space(parts.observation_space, num_envs)
+        self.action_space = batch_space(parts.action_space, num_envs)
+        self._generators: list[np.random.Generator | None] = [None] * num_envs
+        self._seeds: list[int] = [-1] * num_envs
+        self._was_reset = False
+
+    @property
+    def num_problems(self) -> int:
+        """Problems in the split that is drawn from."""
+        return len(self._episodes.problems(self.settings.split))
+
+    @property  # type: ignore[misc]
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
+        """Each row's generator."""
+        return tuple(self._generator(row) for row in range(self.num_envs))
+
+    @property
+    def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
+        """Each row's seed."""
+        return tuple(self._seeds[row] for row in range(self.num_envs) if self._generator(row))
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start an episode in every row, or in those of `options["reset_mask"]`; the rest stay as they are."""
+        options = checked_options(options, VECTOR_OPTIONS)
+        seeds = self._row_seeds(seed)
+        mask = self._reset_mask(options)
+        rows = np.flatnonzero(mask).tolist()
+        self._reseed([(row, seeds[row]) for row in rows])
+        may_wait = self.autoreset_mode is not AutoresetMode.DISABLED
+        episodes = self._episodes.start(rows, options, self._generator, queue_may_wait=may_wait)
+        self._kernel.start(rows, episodes)
+        self._was_reset = True
+        return self._observe(), self._kernel.infos(mask)
+
+    def step(self, actions: Any) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """One token for each row: `step_many` with one column."""
+        actions = np.asarray(actions)
+        if actions.ndim == 0:
+            raise TypeError(f"actions must be an array of shape ({self.num_envs},), got the scalar {actions}")
+        if actions.shape != (self.num_envs,):
+            raise ValueError(f"actions must have shape ({self.num_envs},), got {actions.shape}")
+        result = self.step_many(actions[:, None])
+        return result.observations, result.rewards[:, 0], result.terminated, result.truncated, result.infos
+
+    def step_many(self, actions: Any, lengths: Any = None) -> StepMany:
+        """Feed row i the tokens `actions[i, :lengths[i]]`, one after the other, up to its first end.
+
+        `lengths` None: all columns. 0 leaves a row as it is. A pending NEXT_STEP reset takes column 0; an idle row
+        takes nothing. Raises before anything changes: `ValueError` (shape), `InvalidAction` (not a token),
+        `FinishedRow` (a finished row in DISABLED, fed).
+        """
+        if not self._was_reset:
+            raise ResetNeeded("reset() must be called before step() and step_many()")
+        actions, lengths = self._checked_shapes(np.asarray(actions), lengths)
+        waiting = self._kernel.ended & (lengths > 0)
+        if self.autoreset_mode is AutoresetMode.DISABLED and waiting.any():
+            raise FinishedRow(
+                f"rows {np.flatnonzero(waiting).tolist()} are finished: reset them, or give them length 0"
+            )
+        first = waiting.astype(np.int64)
+        active = self._kernel.running | waiting
+        check_tokens(actions, np.where(active, first, lengths), lengths, len(self.tokenizer))
+        restarted = np.flatnonzero(waiting).tolist()
+        if restarted:
+            self._kernel.start(restarted, [self._episodes.next(row, self._generator) for row in restarted])
+        advance = self._kernel.advance(actions, first, lengths)
+        ended = advance.terminated | advance.truncated
+        if self.render_mode == "human" and ended.any():
+            self._print(np.flatnonzero(ended).tolist())
+        infos = self._kernel.infos(np.ones(self.num_envs, dtype=np.bool_))
+        consumed = advance.consumed + first
+        return StepMany(self._observe(), advance.rewards, advance.terminated, advance.truncated, infos, consumed)
+
+    def decode(self, rows: Sequence[int]) -> list[str]:
+        """What the policy has written so far in these rows."""
+        return self._kernel.completions([int(row) for row in rows])
+
+    def scored(self, rows: Sequence[int]) -> list[Ended]:
+        """Sample, verdict and episode of the last finished episode of these rows, for logs and viewers."""
+        return [self._kernel.last_ended(int(row)) for row in rows]
+
+    def render(self) -> tuple[str, ...] | None:
+        """`"ansi"`: prompt and completion of each row as text; `"human"`: printed (also whenever an episode ends)."""
+        rows = list(range(self.num_envs))
+        if self.render_mode == "ansi":
+            return tuple(as_text(self._kernel, rows))
+        if self.render_mode == "human":
+            self._print(rows)
+        return None
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """End the reward's workers."""
+        if hasattr(self, "_kernel"):
+            self._kernel.scorer.close()
+
+    def _observe(self) -> Observation:
+        observation = self._kernel.observe()
+        return pack(observation) if self.settings.obs_mode == "packed" else observation
+
+    def _print(self, rows: list[int]) -> None:
+        print_rows(self._kernel, rows)
+
+    def _generator(self, row: int) -> np.random.Generator:
+        generator = self._generators[row]
+        if generator is None:
+            generator, self._seeds[row] = seeding.np_random()
+            self._generators[row] = generator
+        return generator
+
+    def _row_seeds(self, seed: Any) -> list[int | None]:
+        if seed is None:
+            return [None] * self.num_envs
+        if isinstance(seed, int | np.integer):
+            return [int(seed) + row for row in range(self.num_envs)]
+        if len(seed) != self.num_envs:
+            raise ValueError(f"a list of seeds must have one for each of the {self.num_envs} rows, got {len(seed)}")
+        return list(seed)
+
+    def _reseed(self, seeds: list[tuple[int, int | None]]) -> None:
+        for row, seed in seeds:
+            if seed is not None:
+                self._generators[row], self._seeds[row] = seeding.np_random(seed)
+                self._episodes.forget_counts([row])
+
+    def _reset_mask(self, options: Mapping[str, Any]) -> np.ndarray:
+        """The rows to reset; the errors are those of `SyncVectorEnv`."""
+        if "reset_mask" not in options:
+            return np.ones(self.num_envs, dtype=np.bool_)
+        mask = options["reset_mask"]
+        if not isinstance(mask, np.ndarray):
+            raise TypeError(f"`options['reset_mask']` must be a numpy array, got {type(mask)}")
+        if mask.shape != (self.num_envs,):
+            raise ValueError(f"`options['reset_mask']` must have shape `({self.num_envs},)`, got {mask.shape}")
+        if mask.dtype != np.bool_:
+            raise TypeError(f"`options['reset_mask']` must have `dtype=np.bool_`, got {mask.dtype}")
+        if not np.any(mask):
+            raise ValueError(
+                "`options['reset_mask']` must contain a boolean array with at least one True value, "
+                f"got reset_mask={mask}"
+            )
+        if not self._was_reset and not mask.all():
+            raise ResetNeeded("the first reset() must reset all rows")
+        return mask.copy()
+
+    def _checked_shapes(self, actions: np.ndarray, lengths: Any) -> tuple[np.ndarray, np.ndarray]:
+        if actions.ndim != 2 or actions.shape[0] != self.num_envs:
+            raise ValueError(f"actions must have shape ({self.num_envs}, T), got {actions.shape}")
+        num_columns = actions.shape[1]
+        if lengths is None:
+            return actions, np.full(self.num_envs, num_columns)
+        lengths = np.asarray(lengths)
+        if lengths.shape != (self.num_envs,) or lengths.dtype.kind not in "iu":
+            raise ValueError(f"lengths must be integers of shape ({self.num_envs},), got {lengths!r}")
+        if ((lengths < 0) | (lengths > num_columns)).any():
+            raise ValueError(f"lengths must be from 0 to {num_columns}, the columns of actions, got {lengths.tolist()}")
+        return actions, lengths.astype(np.int64)
+
+
+def check_tokens(actions: np.ndarray, first: np.ndarray, lengths: np.ndarray, vocabulary: int) -> None:
+    """`InvalidAction` unless the tokens that rows will be fed are integers from 0 to `vocabulary - 1`."""
+    if actions.dtype.kind not in "iu":
+        raise InvalidAction(f"actions must be integers, got dtype {actions.dtype}: {actions.ravel()[:8].tolist()}")
+    outside = (actions < 0) | (actions >= vocabulary)
+    if outside.any():
+        columns = np.arange(actions.shape[1])
+        outside &= (columns >= first[:, None]) & (columns < lengths[:, None])
+        for row, column in np.argwhere(outside)[:1]:
+            raise InvalidAction(
+                f"actions must be tokens from 0 to {vocabulary - 1}, got {actions[row, column]} in row {row}"
+            )
+
+
+def autoreset_mode_of(mode: AutoresetMode | str) -> AutoresetMode:
+    """The enum from itself, its value (`"NextStep"`) or its name (`"NEXT_STEP"`)."""
+    supported = (AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED)
+    for candidate in supported:
+        if mode in (candidate, candidate.value, candidate.name):
+            return candidate
+    raise ValueError(f"autoreset_mode must be one of {', '.join(m.value for m in supported)}, got {mode!r}")
