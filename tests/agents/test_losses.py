@@ -10,6 +10,7 @@ from agents.losses import (
     entropy_bonus,
     masked_mean,
     penalty_surrogate,
+    surrogate_report,
     token_weights,
     value_loss,
     weighted_sum,
@@ -217,6 +218,21 @@ def test_clip_fraction_counts_only_what_the_clip_removed():
     assert low.item() == pytest.approx(1 / 7)
     assert high.item() == pytest.approx(2 / 7)
     assert clip_fraction(ratio, ratio, advantage, torch.zeros(2, 4).bool(), **CLIP) == (0, 0)
+
+
+def test_surrogate_report_has_the_means_of_the_statistics():
+    generator = torch.Generator().manual_seed(0)
+    logprob, old, advantage = torch.randn(3, 4, 5, generator=generator) / 3
+    mask = torch.rand(4, 5, generator=generator) < 0.5
+    old = torch.where(mask, old, NAN)
+    report = surrogate_report(logprob, old, advantage, mask, **CLIP)
+    means = {name: x[mask].mean() for name, x in report.items()}
+    low, high = clip_fraction(logprob, old, advantage, mask, **CLIP)
+    torch.testing.assert_close(means["clip_ratio/low"], low)
+    torch.testing.assert_close(means["clip_ratio/high"], high)
+    torch.testing.assert_close(means["clip_ratio"], low + high)
+    torch.testing.assert_close(means["approx_kl"], approx_kl(logprob, old, mask))
+    torch.testing.assert_close(means["ratio/mean"], (logprob - old)[mask].exp().mean())
 
 
 def test_approx_kl_by_hand():
