@@ -11,7 +11,9 @@ from textenv.types import Task
 BUILT_IN = {
     "arithmetic": "textenv.tasks.arithmetic.Arithmetic",
     "countdown": "textenv.tasks.countdown.Countdown",
+    "jsonl": "textenv.tasks.jsonl.JsonlTask",
     "target": "textenv.tasks.target.Target",
+    "text": "textenv.tasks.text.Problems",
 }
 """Short names; anything else is an import path."""
 
@@ -19,8 +21,8 @@ BUILT_IN = {
 def load_task(spec: Any) -> Task:
     """A task from a built-in name, an import path, `{"_target_": path, **keywords}`, or a `Task` itself.
 
-    >>> load_task("arithmetic").split("train")[0].row["answer"]
-    134
+    >>> load_task("arithmetic").split("train")[0].prompt
+    'What is 44 + 91?'
     """
     if isinstance(spec, str):
         spec = {"_target_": spec}
@@ -28,11 +30,21 @@ def load_task(spec: Any) -> Task:
         if "_target_" not in spec:
             raise ValueError(f"task must have a _target_, got the keys {sorted(spec)}")
         keywords = {str(key): value for key, value in spec.items() if key != "_target_"}
-        spec = _import(str(spec["_target_"]))(**keywords)
+        spec = _constructed(str(spec["_target_"]), keywords)
+    if isinstance(spec, type):
+        raise ValueError(f"task must be an object, got the class {spec.__name__}: construct it first")
     for attribute in ("split", "reward", "columns", "name"):
         if not hasattr(spec, attribute):
             raise ValueError(f"task must have name, columns, split() and reward() (textenv.Task), got {spec!r}")
     return spec
+
+
+def _constructed(path: str, keywords: dict[str, Any]) -> Any:
+    found = _import(path)
+    try:
+        return found(**keywords)
+    except TypeError as error:
+        raise ValueError(f"task {path!r} cannot be built from {sorted(keywords)}: {error}") from error
 
 
 def _import(path: str) -> Any:
