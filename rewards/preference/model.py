@@ -34,7 +34,7 @@ class ScalarHead(nn.Module):
         self.train()
 
     def forward(self, ids: Int[Tensor, "N T"], attention_mask: Int[Tensor, "N T"]) -> Float[Tensor, " N"]:
-        """One score a row, read at its last attended token; padding may lie on either side, no row may be all padding."""
+        """One score a row, read at its last attended token; padding may lie on either side, but not everywhere."""
         last = (attention_mask * torch.arange(ids.shape[1], device=ids.device)).argmax(dim=1)
         positions = {"position_ids": (attention_mask.cumsum(dim=1) - 1).clamp(min=0)} if self._takes_positions else {}
         with torch.autocast(ids.device.type, dtype=self.compute, enabled=self.compute != torch.float32):

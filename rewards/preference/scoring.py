@@ -25,8 +25,9 @@ class RewardModel:
 
     The folder is checked here, its weights are loaded at the first `score_batch` (and again after unpickling). A prompt
     is read as the model saw prompts in training: as text (`Sample.prompt`) where it was trained on text, through the
-    model's own chat template where it was trained on messages. Every completion is read as if it had ended; `metrics["unfinished"]`
-    is 1 where it had not. A sample longer than the model can read loses its oldest tokens (`metrics["cut_tokens"]`).
+    model's own chat template where it was trained on messages. Every completion is read as if it had ended;
+    `metrics["unfinished"]` is 1 where it had not. A sample longer than the model can read loses its oldest tokens, as
+    many as `metrics["cut_tokens"]` says.
 
     Raises `ValueError` for a folder that is incomplete, damaged or has another tokenizer, and for bad settings.
     """

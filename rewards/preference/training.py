@@ -1,153 +1,155 @@
-"""Fitting the network to pairs: AdamW, warm-up and decay, one epoch; and what the result is worth on held-out pairs."""
+"""A training from the file of pairs to the folder of the reward model."""
 
 from __future__ import annotations
 
-import math
-import random
-from collections.abc import Callable, Mapping, Sequence
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
+from rewards.preference.card import check_free, written_at_once
 from rewards.preference.config import TrainConfig
-from rewards.preference.encoding import EncodedPair, pad_right, shuffled_batches
-from rewards.preference.losses import bradley_terry, centering
-from rewards.preference.model import ScalarHead, score_rows
+from rewards.preference.data import Preference, read_preferences, split_preferences
+from rewards.preference.encoding import EncodedPair, encode_preferences
+from rewards.preference.evaluation import Metrics, all_scores, evaluate, reference_statistics
+from rewards.preference.fitting import fit, num_steps
+from rewards.preference.model import ScalarHead, choose_device, load_backbone, tiny_backbone
+from rewards.preference.storage import save
+from rewards.preference.tokenizer import byte_tokenizer, load_tokenizer
 
-Metrics = dict[str, float | None]
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def fit(
-    network: ScalarHead,
-    pairs: Sequence[EncodedPair],
-    config: TrainConfig,
-    *,
-    learning_rate: float,
-    report: Callable[[int, Metrics], None],
+@dataclass(frozen=True)
+class TrainingData:
+    """Everything known before a weight is loaded."""
+
+    tokenizer: PreTrainedTokenizerBase
+    train: list[EncodedPair]
+    eval: list[EncodedPair]
+    prompts: str
+
+
+def train(config: TrainConfig, *, console: Console | None = None) -> dict[str, Any]:
+    """Train, save the folder `config.output`, and return its summary.
+
+    Raises `ValueError` for settings, data or models that do not fit, before weights are loaded where that is possible;
+    whatever happens, the folder appears whole or not at all.
+    """
+    console = console or Console(stderr=True)
+    started = time.monotonic()
+    check_free(config.output, overwrite=config.overwrite)
+    device = choose_device(config.device)
+    data = prepare(config)
+    network = build_network(config, data.tokenizer).to(device)
+    with written_at_once(config.output, overwrite=config.overwrite) as folder:
+        _fit_and_log(network, data.train, config, folder / "metrics.jsonl", console)
+        reference = data.eval or data.train
+        scores = all_scores(network, reference, batch_rows=2 * (config.microbatch_pairs or config.batch_pairs))
+        summary = {
+            "eval": evaluate(*scores, reference) if data.eval else None,
+            "train_pairs": len(data.train),
+            "seconds": round(time.monotonic() - started, 2),
+            "learning_rate": peak_learning_rate(config),
+        }
+        statistics = reference_statistics(*scores)
+        training = {"settings": asdict(config), **summary}
+        save(
+            folder,
+            network,
+            data.tokenizer,
+            max_length=config.max_length,
+            prompts=data.prompts,
+            **statistics,
+            training=training,
+        )
+        (folder / "summary.json").write_text(json.dumps({**summary, "settings": asdict(config)}, indent=2) + "\n")
+    _show(summary, config, console)
+    return summary
+
+
+def prepare(config: TrainConfig) -> TrainingData:
+    """Read, check, split and tokenize the pairs."""
+    pairs = read_preferences(config.data)
+    if config.eval_data is None:
+        train_pairs, eval_pairs = split_preferences(pairs, eval_share=config.eval_share, seed=config.seed)
+    else:
+        train_pairs, eval_pairs = pairs, read_preferences(config.eval_data)
+    tokenizer = byte_tokenizer() if config.model == "tiny" else load_tokenizer(config.model)
+
+    def encode(part: Sequence[Preference], name: str) -> list[EncodedPair]:
+        return encode_preferences(tokenizer, part, max_length=config.max_length, too_long=config.too_long, name=name)
+
+    return TrainingData(
+        tokenizer,
+        encode(train_pairs, f"training part of {config.data}"),
+        encode(eval_pairs, config.eval_data or f"held-out part of {config.data}"),
+        _prompt_kinds(pairs),
+    )
+
+
+def build_network(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> ScalarHead:
+    """The untrained network; its random weights depend on the seed alone."""
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        if config.model == "tiny":
+            backbone = tiny_backbone(config.tiny, vocab_size=len(tokenizer), max_length=config.max_length)
+        else:
+            backbone = load_backbone(config.model)
+        longest = getattr(backbone.config.get_text_config(), "max_position_embeddings", None)
+        if longest is not None and config.max_length > longest:
+            raise ValueError(f"max_length must be at most the model's {longest} positions, got {config.max_length}")
+        return ScalarHead(backbone, compute=DTYPES[config.compute])
+
+
+def peak_learning_rate(config: TrainConfig) -> float:
+    """The setting, or its default for the kind of model."""
+    if config.learning_rate is not None:
+        return config.learning_rate
+    return 2e-3 if config.model == "tiny" else 1e-5
+
+
+def _fit_and_log(
+    network: ScalarHead, pairs: Sequence[EncodedPair], config: TrainConfig, path: Path, console: Console
 ) -> None:
-    """Train in place; `report(step, metrics)` after every optimizer step, counted from 1.
+    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    numbers = TextColumn("loss {task.fields[loss]:.3f}  pair accuracy {task.fields[accuracy]:.3f}")
+    smooth: dict[str, float] = {}
+    with path.open("w", encoding="utf-8") as lines, Progress(*columns, numbers, console=console) as progress:
+        task = progress.add_task("", total=num_steps(len(pairs), config), loss=0.0, accuracy=0.0)
 
-    Raises `RuntimeError` where the loss is no longer a number.
-    """
-    generator = random.Random(config.seed)
-    optimizer = _optimizer(network, config)
-    total = num_steps(len(pairs), config)
-    step = 0
-    for _ in range(config.epochs):
-        for batch in shuffled_batches([_length(pair) for pair in pairs], config.batch_pairs, generator):
-            rate = learning_rate * rate_factor(step, total, warmup_share=config.warmup_share, schedule=config.schedule)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            step += 1
-            metrics = accumulate_gradient(network, [pairs[index] for index in batch], config)
-            if not math.isfinite(metrics["loss"] or 0.0):
-                raise RuntimeError(f"the loss is {metrics['loss']} at step {step}: a lower learning_rate may help")
-            norm = clip_grad_norm_(network.parameters(), config.max_grad_norm)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            report(step, {**metrics, "grad_norm": float(norm), "learning_rate": rate})
+        def report(step: int, metrics: Metrics) -> None:
+            lines.write(json.dumps({"step": step, **metrics}) + "\n")
+            for name in ("loss", "accuracy"):
+                value = metrics[name] or 0.0
+                smooth[name] = 0.95 * smooth.get(name, value) + 0.05 * value
+            progress.update(task, completed=step, loss=smooth["loss"], accuracy=smooth["accuracy"])
+
+        fit(network, pairs, config, learning_rate=peak_learning_rate(config), report=report)
 
 
-def num_steps(num_pairs: int, config: TrainConfig) -> int:
-    """Optimizer steps of a training."""
-    return config.epochs * math.ceil(num_pairs / config.batch_pairs)
+def _prompt_kinds(pairs: Sequence[Preference]) -> str:
+    kinds = {"text" if isinstance(pair.prompt, str) else "messages" for pair in pairs}
+    return "both" if len(kinds) == 2 else kinds.pop()
 
 
-def rate_factor(step: int, total: int, *, warmup_share: float, schedule: str) -> float:
-    """The learning rate's share of its peak at a step counted from 0; above 0 in the first and the last step.
-
-    >>> [rate_factor(step, 4, warmup_share=0.5, schedule="linear") for step in range(4)]
-    [0.5, 1.0, 1.0, 0.5]
-    """
-    warmup = math.ceil(warmup_share * total)
-    if step < warmup:
-        return (step + 1) / warmup
-    done = (step - warmup) / (total - warmup)
-    return {"linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2, "constant": 1.0}[schedule]
-
-
-def accumulate_gradient(network: ScalarHead, pairs: Sequence[EncodedPair], config: TrainConfig) -> Metrics:
-    """Add the gradient of the pairs' mean loss, however many forwards that takes; the loss and its metrics."""
-    size = config.microbatch_pairs or len(pairs)
-    loss, correct, gap = 0.0, 0.0, 0.0
-    for start in range(0, len(pairs), size):
-        part = pairs[start : start + size]
-        chosen, rejected = score_pairs(network, part)
-        margin = torch.tensor([pair.margin for pair in part], device=chosen.device)
-        losses = bradley_terry(chosen, rejected, margin) + centering(chosen, rejected, config.centering)
-        (losses.sum() / len(pairs)).backward()
-        loss += losses.sum().item()
-        correct += wins(chosen, rejected).sum().item()
-        gap += (chosen - rejected).sum().item()
-    return {"loss": loss / len(pairs), "accuracy": correct / len(pairs), "score_gap": gap / len(pairs)}
-
-
-def score_pairs(network: ScalarHead, pairs: Sequence[EncodedPair]) -> tuple[Tensor, Tensor]:
-    """`(chosen, rejected)` scores, both from one forward."""
-    rows = [pair.chosen.ids for pair in pairs] + [pair.rejected.ids for pair in pairs]
-    ids, mask = pad_right(rows, pad_id=0)
-    device = network.head.weight.device
-    chosen, rejected = network(ids.to(device), mask.to(device)).chunk(2)
-    return chosen, rejected
-
-
-def wins(chosen: Tensor, rejected: Tensor) -> Tensor:
-    """1 where the chosen one scores higher, 0 where lower, one half for a tie (a constant score is a coin)."""
-    return ((chosen > rejected).float() + (chosen >= rejected).float()) / 2
-
-
-def evaluate(chosen: Tensor, rejected: Tensor, pairs: Sequence[EncodedPair]) -> Metrics:
-    """What scores say of pairs; None for a number that the pairs do not determine.
-
-    Accuracy split by which completion is longer, and the correlation of score and length, both in completion tokens: a
-    model that has learnt length shows there.
-    """
-    won = wins(chosen, rejected)
-    lengths = torch.tensor([[p.chosen.num_completion_tokens, p.rejected.num_completion_tokens] for p in pairs]).float()
-    longer = (lengths[:, 0] - lengths[:, 1]).sign()
-    return {
-        "pairs": float(len(pairs)),
-        "accuracy": _mean(won),
-        "nll": _mean(bradley_terry(chosen, rejected)),
-        "accuracy_chosen_longer": _mean(won[longer > 0]),
-        "accuracy_chosen_shorter": _mean(won[longer < 0]),
-        "accuracy_equal_length": _mean(won[longer == 0]),
-        "score_length_correlation": _correlation(torch.stack([chosen, rejected], 1).flatten(), lengths.flatten()),
-    }
-
-
-def all_scores(network: ScalarHead, pairs: Sequence[EncodedPair], *, batch_rows: int) -> tuple[Tensor, Tensor]:
-    """`(chosen, rejected)` scores of any number of pairs, without gradient."""
-    rows = [pair.chosen.ids for pair in pairs] + [pair.rejected.ids for pair in pairs]
-    chosen, rejected = score_rows(network, rows, batch_rows=batch_rows).chunk(2)
-    return chosen, rejected
-
-
-def reference_statistics(chosen: Tensor, rejected: Tensor) -> Mapping[str, float]:
-    """Mean and population standard deviation of all scores; a model that gives one score to everything gets 1."""
-    scores = torch.cat([chosen, rejected]).double()
-    return {"mean": scores.mean().item(), "std": scores.std(correction=0).item() or 1.0}
-
-
-def _optimizer(network: ScalarHead, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW; weight decay only on matrices."""
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    matrices = [parameter for parameter in parameters if parameter.ndim >= 2]
-    others = [parameter for parameter in parameters if parameter.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW([group for group in groups if group["params"]])
-
-
-def _length(pair: EncodedPair) -> int:
-    return max(len(pair.chosen.ids), len(pair.rejected.ids))
-
-
-def _mean(values: Tensor) -> float | None:
-    return values.mean().item() if len(values) else None
-
-
-def _correlation(left: Tensor, right: Tensor) -> float | None:
-    left, right = left.double() - left.double().mean(), right.double() - right.double().mean()
-    scale = left.norm() * right.norm()
-    return (left @ right / scale).item() if scale > 0 else None
+def _show(summary: dict[str, Any], config: TrainConfig, console: Console) -> None:
+    table = Table(title=f"reward model: {config.output}", title_justify="left", show_header=False)
+    table.add_row("training pairs", str(summary["train_pairs"]))
+    table.add_row("seconds", str(summary["seconds"]))
+    for name, value in (summary["eval"] or {}).items():
+        shown = "-" if value is None else f"{value:.0f}" if name == "pairs" else f"{value:.3f}"
+        table.add_row(f"held-out {name.replace('_', ' ')}", shown)
+    console.print(table)
+    if summary["eval"] is None:
+        console.print("no held-out pairs (eval_share=0): nothing is known of its accuracy")
