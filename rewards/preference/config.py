@@ -113,7 +113,7 @@ class LabelConfig:
         at_least("seed", self.seed, 0)
 
 
-def at_least(name: str, value: float, least: float) -> None:
+def at_least(name: str, value: int | float, least: int) -> None:
     """Raises `ValueError` where the setting is smaller or not a number."""
     if not value >= least:
         raise ValueError(f"{name} must be at least {least}, got {value}")

@@ -10,16 +10,14 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jaxtyping import Int
 from jinja2 import TemplateError
 from torch import Tensor, tensor
+from transformers import PreTrainedTokenizerBase
 
 from rewards.preference.data import Preference, Prompt
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ def fit(
 ) -> None:
     """Train in place; `report(step, metrics)` after every optimizer step, counted from 1.
 
-    Raises `RuntimeError` where the loss is no longer a number.
+    Raises `ArithmeticError` where loss or gradient are no longer finite.
     """
     generator = random.Random(config.seed)
     optimizer = _optimizer(network, config)
@@ -40,12 +40,11 @@ def fit(
                 group["lr"] = rate
             step += 1
             metrics = accumulate_gradient(network, [pairs[index] for index in batch], config)
-            if not math.isfinite(metrics["loss"] or 0.0):
-                raise RuntimeError(f"the loss is {metrics['loss']} at step {step}: a lower learning_rate may help")
-            norm = clip_grad_norm_(network.parameters(), config.max_grad_norm)
+            metrics["grad_norm"] = clip_grad_norm_(network.parameters(), config.max_grad_norm).item()
+            _check_finite(metrics, step)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            report(step, {**metrics, "grad_norm": float(norm), "learning_rate": rate})
+            report(step, {**metrics, "learning_rate": rate})
 
 
 def num_steps(num_pairs: int, config: TrainConfig) -> int:
@@ -98,6 +97,12 @@ def _optimizer(network: ScalarHead, config: TrainConfig) -> torch.optim.Optimize
     others = [parameter for parameter in parameters if parameter.ndim < 2]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW([group for group in groups if group["params"]])
+
+
+def _check_finite(metrics: Metrics, step: int) -> None:
+    for name in ("loss", "grad_norm"):
+        if not math.isfinite(metrics[name] or 0.0):
+            raise ArithmeticError(f"{name} is {metrics[name]} at step {step}: a lower learning_rate may help")
 
 
 def _length(pair: EncodedPair) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -42,7 +42,7 @@ class ScalarHead(nn.Module):
         rows = torch.arange(len(ids), device=ids.device)
         return self.head(output.last_hidden_state[rows, last].float()).squeeze(1)
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> ScalarHead:
         """The backbone stays in evaluation mode, which is what keeps every form of dropout off; gradients flow."""
         super().train(mode)
         self.backbone.eval()

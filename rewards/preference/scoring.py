@@ -8,16 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rewards.preference.card import read_card
 from rewards.types import Sample, Score
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from rewards.preference.encoding import Encoded
-    from rewards.preference.model import ScalarHead
 
 
 class RewardModel:
@@ -49,7 +43,8 @@ class RewardModel:
         self.path = str(Path(path).resolve())
         self.card = read_card(self.path)
         self.device, self.batch_size, self.normalize, self.clip = device, batch_size, normalize, clip
-        self._loaded: tuple[ScalarHead, PreTrainedTokenizerBase] | None = None
+        # network and tokenizer; untyped, so that this module needs no torch
+        self._loaded: tuple[Any, Any] | None = None
 
     def score_batch(self, samples: Sequence[Sample]) -> list[Score]:
         """One score a sample. Raises `ValueError` where a sample lacks the messages that the model was trained on."""
@@ -60,7 +55,7 @@ class RewardModel:
         raw = score_rows(network, [row.ids for row in encoded], batch_rows=self.batch_size).tolist()
         return [self._score(*parts) for parts in zip(raw, encoded, samples, strict=True)]
 
-    def _encode(self, tokenizer: PreTrainedTokenizerBase, sample: Sample) -> Encoded:
+    def _encode(self, tokenizer: Any, sample: Sample) -> Any:
         from rewards.preference.encoding import encode_completion, encode_prompt, fit
 
         if self.card.prompts == "messages" and not sample.messages:
@@ -70,14 +65,14 @@ class RewardModel:
         completion_ids = encode_completion(tokenizer, sample.completion)
         return fit(prompt_ids, completion_ids, max_length=self.card.max_length, too_long="truncate")
 
-    def _score(self, raw: float, row: Encoded, sample: Sample) -> Score:
+    def _score(self, raw: float, row: Any, sample: Sample) -> Score:
         value = (raw - self.card.mean) / self.card.std if self.normalize else raw
         if self.normalize:
             value = min(max(value, -self.clip), self.clip)
         unfinished = float(sample.finish_reason in ("budget", "context"))
         return Score(value, metrics={"raw": raw, "unfinished": unfinished, "cut_tokens": float(row.num_cut_tokens)})
 
-    def _load(self) -> tuple[ScalarHead, PreTrainedTokenizerBase]:
+    def _load(self) -> tuple[Any, Any]:
         if self._loaded is None:
             from rewards.preference.model import choose_device
             from rewards.preference.storage import load

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedTokenizerBase
 
 from rewards.preference.card import HEAD, Card, fingerprint, read_card, write_card
 from rewards.preference.model import ScalarHead, load_backbone
 from rewards.preference.tokenizer import load_tokenizer
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any
-
-    from transformers import PreTrainedTokenizerBase
 
 
 def save(

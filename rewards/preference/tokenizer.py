@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 BYTE_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\\n' }}{% endfor %}"
@@ -31,6 +28,19 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|pad|>", chat_template=BYTE_TEMPLATE
     )
+
+
+def check_model(model: str) -> None:
+    """Raises `ValueError` where a setting `model` cannot be one: without asking the hub, without loading weights."""
+    folder = Path(model)
+    if not folder.is_dir():
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", model):
+            raise ValueError(f"model must be tiny, a folder that exists or a hub name, got {model}")
+        return
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"model must be a folder with a config.json, {model} has none")
+    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
+        raise ValueError(f"model must be a folder with weights (*.safetensors or *.bin), {model} has none")
 
 
 def load_tokenizer(model: str | Path) -> PreTrainedTokenizerBase:

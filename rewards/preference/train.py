@@ -20,7 +20,7 @@ def main(settings: DictConfig) -> None:
     """The user's mistakes end in one line and exit status 1."""
     try:
         _train(typed_config(settings, TrainConfig))
-    except ValueError as error:
+    except (ValueError, ArithmeticError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("stopped: nothing was saved")

@@ -7,12 +7,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from transformers import PreTrainedTokenizerBase
 
 from rewards.preference.card import check_free, written_at_once
 from rewards.preference.config import TrainConfig
@@ -22,10 +23,7 @@ from rewards.preference.evaluation import Metrics, all_scores, evaluate, referen
 from rewards.preference.fitting import fit, num_steps
 from rewards.preference.model import ScalarHead, choose_device, load_backbone, tiny_backbone
 from rewards.preference.storage import save
-from rewards.preference.tokenizer import byte_tokenizer, load_tokenizer
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from rewards.preference.tokenizer import byte_tokenizer, check_model, load_tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -85,7 +83,7 @@ def prepare(config: TrainConfig) -> TrainingData:
         train_pairs, eval_pairs = split_preferences(pairs, eval_share=config.eval_share, seed=config.seed)
     else:
         train_pairs, eval_pairs = pairs, read_preferences(config.eval_data)
-    tokenizer = byte_tokenizer() if config.model == "tiny" else load_tokenizer(config.model)
+    tokenizer = _tokenizer(config.model)
 
     def encode(part: Sequence[Preference], name: str) -> list[EncodedPair]:
         return encode_preferences(tokenizer, part, max_length=config.max_length, too_long=config.too_long, name=name)
@@ -117,6 +115,13 @@ def peak_learning_rate(config: TrainConfig) -> float:
     if config.learning_rate is not None:
         return config.learning_rate
     return 2e-3 if config.model == "tiny" else 1e-5
+
+
+def _tokenizer(model: str) -> PreTrainedTokenizerBase:
+    if model == "tiny":
+        return byte_tokenizer()
+    check_model(model)
+    return load_tokenizer(model)
 
 
 def _fit_and_log(

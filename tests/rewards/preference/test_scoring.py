@@ -110,7 +110,7 @@ def test_settings_out_of_range_are_named(folder, setting, rule):
     with pytest.raises(ValueError, match=rule):
         RewardModel(folder, **setting)
     with pytest.raises(ValueError, match="clip must be above 0, got 0"):
-        RewardModel(folder, clip=0)
+        RewardModel(folder, clip=0.0)
 
 
 @pytest.mark.parametrize(

@@ -136,8 +136,10 @@ def test_wrong_data_models_and_outputs_are_named_and_nothing_is_written(pairs, t
     with pytest.raises(ValueError, match=r"missing\.jsonl: must be an existing JSONL file"):
         quiet(data=str(tmp_path / "missing.jsonl"), output=str(output))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="model must be a folder or hub name"):
+    with pytest.raises(ValueError, match=r"model must be a folder with a config\.json"):
         quiet(data=str(pairs), output=str(output), model=str(tmp_path / "empty"))
+    with pytest.raises(ValueError, match="model must be tiny, a folder that exists or a hub name"):
+        quiet(data=str(pairs), output=str(output), model=str(tmp_path / "nowhere"))
     assert not output.exists()
     with pytest.raises(ValueError, match="output must be a new folder or a reward model"):
         quiet(data=str(pairs), output=str(pairs.parent))
@@ -159,9 +161,15 @@ def test_a_folder_is_continued_from_and_replaced_only_when_asked(pairs, tmp_path
         quiet(**settings)
     quiet(**settings, overwrite=True)
     (tmp_path / "lm" / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match="model must be a folder or hub name with a causal language model"):
+    with pytest.raises(ValueError, match="model must be a folder with weights"):
         quiet(**settings, overwrite=True)
     assert read_card(tmp_path / "rm").max_length == 64
+
+
+def test_a_training_that_leaves_the_numbers_says_so_and_writes_nothing(pairs, tmp_path):
+    with pytest.raises(ArithmeticError, match=r"at step .*: a lower learning_rate may help"):
+        quiet(data=str(pairs), output=str(tmp_path / "rm"), learning_rate=1e30, epochs=3)
+    assert [path.name for path in tmp_path.iterdir()] == ["pairs.jsonl"]
 
 
 def test_the_same_seed_gives_the_same_model(pairs, tmp_path):
