@@ -126,6 +126,8 @@ def _each_score(results: Any, num_samples: int) -> list[Score | Failure]:
 
 
 def _score_or_failure(result: object) -> Score | Failure:
+    if isinstance(result, Failure):
+        return result
     try:
         return as_score(result)
     except (TypeError, ValueError) as error:

@@ -69,7 +69,8 @@ def _pairs(text: str, tags: tuple[str, ...]) -> tuple[list[tuple[str, int, int]]
         for slash in ("", "/")
         for position in _positions(text, f"<{slash}{tag}>")
     )
-    pairs, opened = [], None
+    pairs: list[tuple[str, int, int]] = []
+    opened: tuple[str, int] | None = None
     for position, opens, tag in marks:
         if opens and opened:
             return pairs, f"<{tag}> opens inside <{opened[0]}>"

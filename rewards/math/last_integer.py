@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from dataclasses import dataclass
 
 from rewards.types import Score
 
 MAX_DIGITS = 1000
-_NUMBER = re.compile(r"(?:(?<![\w.)\]}])[-+\u2212])?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?", re.ASCII)
+_NUMBER = re.compile(
+    r"(?:(?<![\w.)\]}])[-+\u2212])?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<![\d.])\.\d+", re.ASCII
+)
 """A minus is a sign where no operand stands before it: `= -5` but not `12-5`."""
 
 
@@ -26,14 +29,12 @@ class LastInteger:
         expected = _integer(str(answer).strip())
         if expected is None:
             raise ValueError(f"answer must be an integer, got {answer!r}")
-        last = None
-        for last in _NUMBER.finditer(completion):
-            pass
-        if last is None:
+        numbers = deque(_NUMBER.finditer(completion), maxlen=1)
+        if not numbers:
             return Score(0.0, info={"reason": "no number", "extracted": ""})
-        value = _integer(last.group())
-        reason = "equal" if value == expected else "different"
-        return Score(float(value == expected), info={"reason": reason, "extracted": last.group()[:MAX_DIGITS]})
+        last = numbers[0].group()
+        right = _integer(last) == expected
+        return Score(float(right), info={"reason": "equal" if right else "different", "extracted": last[:MAX_DIGITS]})
 
 
 def _integer(text: str) -> int | None:
