@@ -119,7 +119,7 @@ def test_prefilter_never_misses():
         for _ in range(50):
             ids = generator.integers(0, 3, 30)
             found = next(
-                t for t in range(31) if t == 30 or matcher.may_complete[ids[t]] and matcher.matches([ids[: t + 1]])[0]
+                t for t in range(31) if t == 30 or (matcher.may_complete[ids[t]] and matcher.matches([ids[: t + 1]])[0])
             )
             text = tokenizer.decode(ids)
             assert found == (text.index(stop) + len(stop) - 1 if stop in text else 30)

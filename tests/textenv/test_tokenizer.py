@@ -41,7 +41,7 @@ def test_load_tokenizer_takes_names_and_objects():
     assert load_tokenizer("tiny:xyz").alphabet == "xyz"
     own = TinyTokenizer("ab")
     assert load_tokenizer(own) is own
-    with pytest.raises(ValueError, match="tokenizer must be .* got 3"):
+    with pytest.raises(ValueError, match=r"tokenizer must be .* got 3"):
         load_tokenizer(3)
 
 
