@@ -215,7 +215,8 @@ def surrogate_report(
     clip_high: float,
 ) -> dict[str, Float[Tensor, "N A"]]:
     """What is worth a curve about a surrogate, one number a token: `ratio/mean`, `approx_kl`, `clip_ratio/low`,
-    `clip_ratio/high` and their sum `clip_ratio`; their means over tokens are the metrics of those names."""
+    `clip_ratio/high` and their sum `clip_ratio`; their means over tokens are the metrics of those names.
+    """
     ratio, advantage = _ratio_and_advantage(logprob, old_logprob, advantage, mask)
     low = ((ratio < 1 - clip_low) & (advantage < 0)).to(ratio.dtype)
     high = ((ratio > 1 + clip_high) & (advantage > 0)).to(ratio.dtype)
