@@ -106,11 +106,23 @@ def _load(name: str) -> Any:
 
 def _generation_end_ids(name: str) -> frozenset[int]:
     """The model's own list of end tokens, where its folder has one (chat models end at more than `eos_token`)."""
-    path = Path(name) / "generation_config.json"
-    if not path.is_file():
+    path = _generation_config(name)
+    if path is None or not path.is_file():
         return frozenset()
     end = json.loads(path.read_text()).get("eos_token_id")
     return frozenset([] if end is None else [end] if isinstance(end, int) else end)
+
+
+def _generation_config(name: str) -> Path | None:
+    if not name or Path(name).is_dir():
+        return Path(name) / "generation_config.json" if name else None
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return Path(hf_hub_download(name, "generation_config.json"))
+    except (OSError, ValueError, HfHubHTTPError):
+        return None  # the repository has none, or the hub is out of reach
 
 
 def _leading(tokenizer: Any) -> list[int]:

@@ -106,58 +106,63 @@ class Kernel:
 
     def advance(self, actions: np.ndarray, first: np.ndarray, lengths: np.ndarray) -> Advance:
         """Feed row i the tokens `actions[i, first[i]:lengths[i]]` up to its first end; rows not running take none."""
-        num_columns = actions.shape[1]
         last = np.where(self.running, np.clip(lengths, first, first + self.remaining), first)
-        columns = np.arange(num_columns)
-        rows, cols = np.nonzero((columns >= first[:, None]) & (columns < last[:, None]))
-        tokens = actions[rows, cols]
-        places = self.length[rows] + cols - first[rows]
-        self.tokens[rows, places], self.segment[rows, places] = tokens, POLICY
-        end_col, stop_col = self._first_ends(tokens, rows, cols, places, num_columns)
-        stop_at = np.minimum(end_col, stop_col)
-        consumed = np.minimum(stop_at + 1, last) - first
-        self._take_back(rows, cols, places, (first + consumed))
+        columns = np.arange(actions.shape[1])
+        fed = (columns >= first[:, None]) & (columns < last[:, None])
+        tokens = actions[fed]
+        self._write(fed, first, tokens, POLICY)
+        consumed, reason = last - first, np.zeros(self.num_rows, dtype=np.int64)
+        if (ends := self._first_ends(tokens, fed, first)) is not None:
+            rows, cols, reasons = ends
+            consumed[rows], reason[rows] = cols + 1 - first[rows], reasons
+            behind = fed & (columns >= (first + consumed)[:, None])
+            self._write(behind, first, self.tokenizer.pad_id, PAD)
         self.length += consumed
         self.remaining -= consumed
-        reason = np.where(self.running & (self.remaining == 0), FinishReason.BUDGET, FinishReason.RUNNING)
-        reason[end_col < num_columns] = FinishReason.EOS
-        reason[stop_col < num_columns] = FinishReason.STOP
-        return self._settle(reason, consumed, first, num_columns)
+        reason[self.running & (self.remaining == 0) & (reason == 0)] = FinishReason.BUDGET
+        return self._settle(reason, consumed, first, len(columns))
+
+    def _write(self, where: np.ndarray, first: np.ndarray, tokens: np.ndarray | int, segment: int) -> None:
+        """Put tokens at the places that the columns in `where` have in their rows."""
+        starts = np.arange(self.num_rows) * self.width + self.length - first
+        places = (starts[:, None] + np.arange(where.shape[1]))[where]
+        self.tokens.reshape(-1)[places] = tokens
+        self.segment.reshape(-1)[places] = segment
 
     def _first_ends(
-        self, tokens: np.ndarray, rows: np.ndarray, cols: np.ndarray, places: np.ndarray, num_columns: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Each row's first column with an end token, or with a stop string completed before; `num_columns`: none."""
-        end_col = np.full(self.num_rows, num_columns)
-        stop_col = np.full(self.num_rows, num_columns)
-        hits = np.flatnonzero(self._is_end[tokens])
-        # Positions are in row-major order: written backwards, the first of a row is the one that stays.
-        end_col[rows[hits][::-1]] = cols[hits][::-1]
+        self, tokens: np.ndarray, fed: np.ndarray, first: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        """Rows in which an end token or a stop string was fed, the first one's column, and which it was; None: none."""
+        is_end = self._is_end[tokens]
+        may_stop = self._stops.may_complete[tokens] if not self._stops.empty else is_end
+        if not (is_end.any() or may_stop.any()):
+            return None
+        rows, cols = np.nonzero(fed)
+        column = np.full(self.num_rows, fed.shape[1])
+        reason = np.zeros(self.num_rows, dtype=np.int64)
+        _note_first(column, reason, rows[is_end], cols[is_end], FinishReason.EOS)
         if not self._stops.empty:
-            hits = np.flatnonzero(self._stops.may_complete[tokens])
-            hits = hits[cols[hits] < end_col[rows[hits]]]
-            if hits.size:
-                written = [
-                    self.tokens[row, self.prompt_length[row] : place + 1]
-                    for row, place in zip(rows[hits], places[hits], strict=True)
-                ]
-                hits = hits[self._stops.matches(written)]
-                stop_col[rows[hits][::-1]] = cols[hits][::-1]
-        end_col[stop_col < num_columns] = num_columns
-        return end_col, stop_col
+            may_stop &= cols < column[rows]
+            rows, cols = rows[may_stop], cols[may_stop]
+            found = self._stop_is_complete(rows, self.length[rows] + cols + 1 - first[rows])
+            _note_first(column, reason, rows[found], cols[found], FinishReason.STOP)
+        ended = np.flatnonzero(reason)
+        return ended, column[ended], reason[ended]
 
-    def _take_back(self, rows: np.ndarray, cols: np.ndarray, places: np.ndarray, until: np.ndarray) -> None:
-        """Wipe what was written behind a row's end."""
-        behind = cols >= until[rows]
-        if behind.any():
-            self.tokens[rows[behind], places[behind]] = self.tokenizer.pad_id
-            self.segment[rows[behind], places[behind]] = PAD
+    def _stop_is_complete(self, rows: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Whether the row, cut at this length, holds a stop string."""
+        if not rows.size:
+            return np.zeros(0, dtype=np.bool_)
+        starts = self.prompt_length[rows]
+        written = [self.tokens[row, start:end] for row, start, end in zip(rows, starts, lengths, strict=True)]
+        return np.array(self._stops.matches(written), dtype=np.bool_)
 
     def _settle(self, reason: np.ndarray, consumed: np.ndarray, first: np.ndarray, num_columns: int) -> Advance:
+        """Mark the rows that ended, and pay them in the column of their last token."""
         ended = reason != FinishReason.RUNNING
         rewards = np.zeros((self.num_rows, num_columns))
-        rows = np.flatnonzero(ended)
-        if rows.size:
+        if ended.any():
+            rows = np.flatnonzero(ended)
             self.running[rows], self.ended[rows] = False, True
             self.info["finish_reason"][rows] = reason[rows]
             rewards[rows, (first + consumed - 1)[rows]] = self._score(rows)
@@ -234,9 +239,9 @@ class Kernel:
 
     def infos(self, mask: np.ndarray) -> dict[str, np.ndarray]:
         """Infos of the rows in `mask`, zero elsewhere, in fresh arrays and with Gymnasium's `_key` masks."""
-        infos = {}
+        infos, everyone = {}, mask.all()
         for name, values in self.info.items():
-            infos[name] = values.copy() if mask.all() else np.where(mask, values, 0).astype(values.dtype)
+            infos[name] = values.copy() if everyone else np.where(mask, values, 0).astype(values.dtype)
             infos[f"_{name}"] = mask.copy()
         return infos
 
@@ -244,3 +249,9 @@ class Kernel:
 def total(verdict: Verdict) -> float:
     """The value and all its spans, as `step` pays it on the last token."""
     return verdict.value + sum(reward for _, _, reward in verdict.spans)
+
+
+def _note_first(column: np.ndarray, reason: np.ndarray, rows: np.ndarray, cols: np.ndarray, why: FinishReason) -> None:
+    """Fill in the first of each row's columns, in place; `rows` are in order."""
+    rows, places = np.unique(rows, return_index=True)
+    column[rows], reason[rows] = cols[places], why

@@ -56,7 +56,7 @@ def test_arithmetic_in_the_users_own_words():
         ({"operation": "/"}, r"operation must be one of \+, -, \*, got '/'"),
         ({"low": 5, "high": 4}, "0 <= low <= high, got 5 and 4"),
         ({"template": "{a} and {c}"}, "template must contain {a} and {b}"),
-        ({"low": 1, "high": 3, "test_size": 6}, "test_size must be from 1 to 5, .*got 6"),
+        ({"low": 1, "high": 3, "test_size": 6}, r"test_size must be from 1 to 5 .* got 6"),
     ],
 )
 def test_arithmetic_names_a_wrong_setting(settings, message):
