@@ -32,10 +32,12 @@ class Rollout:
     """True where the policy chose the token."""
     sampled_logprob: Float[Tensor, "N A"]
     """Log-probability as the sampler saw it, under the distribution that was sampled from."""
+    entropy: Float[Tensor, "N A"]
+    """Of that distribution, in nats."""
     reward: Float[Tensor, "N A"]
     """Paid by the environment, per token; the score stands at the last policy token."""
-    final_value: Float[Tensor, "N"]
-    """V after the last token, for bootstrapping; 0 where the episode terminated."""
+    truncated: Bool[Tensor, "N"]
+    """True where the environment truncated; the state after the last token then still has a value."""
     finish_reason: Int[Tensor, "N"]
     """`textenv.FinishReason` codes."""
     problem: Int[Tensor, "N"]
@@ -49,6 +51,8 @@ class Rollout:
     reference_logprob: Float[Tensor, "N A"] | None = None
     value: Float[Tensor, "N A"] | None = None
     """V of the state in which each token was chosen."""
+    final_value: Float[Tensor, "N"] | None = None
+    """V after the last token, for bootstrapping where the episode was truncated."""
 
     def __len__(self) -> int:
         return self.tokens.shape[0]

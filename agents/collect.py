@@ -1,0 +1,140 @@
+"""`collect`: the policy acts in the environment until a queue of problems is answered. The only rollout loop there is.
+
+The policy proposes up to `max_tokens` tokens a row, the environment commits them and alone decides what ended. With
+`max_tokens=1` this is the plain Gymnasium loop; any other number gives the same Rollout with fewer round trips.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode
+
+from agents.policy import Action, Policy, Sampling
+from agents.rollout import Rollout
+from textenv.kernel import POLICY, Ended
+from textenv.vector_env import StepMany, TextVectorEnv
+
+PROPOSE_TOKENS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """A Rollout and, for people, the texts and verdicts behind it in the same order."""
+
+    rollout: Rollout
+    ended: list[Ended]
+
+
+def collect(
+    env: TextVectorEnv,
+    policy: Policy,
+    problems: np.ndarray,
+    *,
+    group_ids: np.ndarray | None = None,
+    first_episode: int = 0,
+    max_tokens: int = PROPOSE_TOKENS,
+    sampling: Sampling | None = None,
+    split: str | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Collected:
+    """Answer `problems` (indices into the split), each once; row k of the result is position k of that queue.
+
+    `group_ids` says which rows answer the same problem (default: each stands alone). Episode k is keyed
+    `first_episode + k`. With more problems than rows the environment must be in NEXT_STEP: a row that ends takes the
+    next problem. `on_step(finished, total)` is called after every round.
+    """
+    policy.reset()
+    group_ids = np.arange(len(problems)) if group_ids is None else group_ids
+    options = {"indices": problems, "group_ids": group_ids} | ({"split": split} if split else {})
+    observation, infos = env.reset(options=options)
+    record = Record(len(problems), observation["tokens"].shape[1])
+    restarts = env.autoreset_mode is AutoresetMode.NEXT_STEP
+    live, pending = infos["episode_index"] >= 0, np.zeros(env.num_envs, np.bool_)
+    while live.any() or pending.any():
+        episode = infos["episode_index"]
+        action = policy.act(
+            observation,
+            episode=first_episode + episode,
+            live=live,
+            max_tokens=max_tokens,
+            end_ids=sorted(env.stop_spec.end_ids),
+            sampling=sampling,
+        )
+        result = env.step_many(action.token, np.where(pending, 1, action.length))
+        record.step(episode, np.flatnonzero(live), observation["length"][:, 0], action, result)
+        observation, infos = result.observations, result.infos
+        over = live & (result.terminated | result.truncated)
+        rows = np.flatnonzero(over)
+        record.end(episode[rows], rows, result, env.scored(rows.tolist()))
+        live = (live & ~over) | (pending & (infos["episode_index"] >= 0))
+        pending = over & restarts
+        if on_step is not None:
+            on_step(record.num_ended, len(problems))
+    return record.result(group_ids, first_episode)
+
+
+class Record:
+    """What has been seen of K episodes, at the columns where it stands in the observation."""
+
+    def __init__(self, num_episodes: int, num_columns: int) -> None:
+        self.tokens = np.zeros((num_episodes, num_columns), np.int64)
+        self.segment = np.zeros((num_episodes, num_columns), np.uint8)
+        self.logprob, self.entropy, self.reward = np.zeros((3, num_episodes, num_columns), np.float32)
+        self.prompt_length, self.length, self.finish_reason = np.zeros((3, num_episodes), np.int64)
+        self.truncated, self.valid = np.zeros((2, num_episodes), np.bool_)
+        self.ended: list[Ended | None] = [None] * num_episodes
+        self.num_ended = 0
+
+    def step(self, episode: np.ndarray, rows: np.ndarray, length: np.ndarray, action: Action, result: StepMany) -> None:
+        """Keep, of each proposal, what the environment took."""
+        column = np.arange(action.token.shape[1])
+        taken_row, taken_column = np.nonzero(column < result.consumed[rows, None])
+        row = rows[taken_row]
+        place = episode[row], length[row] + taken_column
+        self.logprob[place] = action.logprob[row, taken_column]
+        self.entropy[place] = action.entropy[row, taken_column]
+        self.reward[place] = result.rewards[row, taken_column]
+
+    def end(self, episode: np.ndarray, rows: np.ndarray, result: StepMany, ended: list[Ended]) -> None:
+        """Keep the tokens of finished episodes."""
+        observation = result.observations
+        self.tokens[episode], self.segment[episode] = observation["tokens"][rows], observation["segment"][rows]
+        self.prompt_length[episode] = observation["prompt_length"][rows, 0]
+        self.length[episode] = observation["length"][rows, 0]
+        self.finish_reason[episode] = result.infos["finish_reason"][rows]
+        self.valid[episode] = result.infos["valid"][rows]
+        self.truncated[episode] = result.truncated[rows]
+        for k, verdict in zip(episode.tolist(), ended, strict=True):
+            self.ended[k] = verdict
+        self.num_ended += len(rows)
+
+    def result(self, group_ids: np.ndarray, first_episode: int) -> Collected:
+        """The Rollout, cut to the columns that are in use."""
+        num_columns = int((self.length - self.prompt_length).max())
+        column = self.prompt_length[:, None] + np.arange(num_columns)
+        inside = column < self.length[:, None]
+        column = np.where(inside, column, 0)
+
+        def response(x: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(np.where(inside, np.take_along_axis(x, column, 1), 0))
+
+        assert all(ended is not None for ended in self.ended)
+        rollout = Rollout(
+            tokens=torch.from_numpy(self.tokens[:, : self.length.max()].copy()),
+            prompt_length=torch.from_numpy(self.prompt_length),
+            length=torch.from_numpy(self.length),
+            mask=response(self.segment) == POLICY,
+            sampled_logprob=response(self.logprob),
+            entropy=response(self.entropy),
+            reward=response(self.reward),
+            truncated=torch.from_numpy(self.truncated),
+            finish_reason=torch.from_numpy(self.finish_reason),
+            problem=torch.from_numpy(np.asarray(group_ids, np.int64)),
+            episode=first_episode + torch.arange(len(self.length)),
+            valid=torch.from_numpy(self.valid),
+        )
+        return Collected(rollout, [ended for ended in self.ended if ended is not None])

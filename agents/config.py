@@ -1,0 +1,162 @@
+"""The typed configuration of a run, and its names in Hydra's ConfigStore.
+
+Ours is a closed set: dataclasses whose ranges are checked when they are made. The user's is an open set: `task` and
+`reward` are mappings with `_target_`, imported only when chosen. `typed` turns what Hydra composed into the former;
+nothing behind it sees OmegaConf.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from agents.grpo import GRPOConfig
+from agents.optim import require
+from agents.policy.loading import TinyConfig
+from agents.ppo import PPOConfig
+
+AgentConfig = GRPOConfig | PPOConfig
+
+
+@dataclass
+class PolicyConfig:
+    """The language model and how it is sampled."""
+
+    model: str = "smollm2"
+    """`smollm2`, `tiny` (random), a local folder, or a hub name."""
+    device: str = "auto"
+    """`auto`, `cpu` or `cuda`."""
+    precision: str = "auto"
+    """Number format of the compute, with float32 master weights: `auto`, `float32` or `bfloat16`."""
+    temperature: float = 1.0
+    top_k: int = 0
+    """0: off."""
+    top_p: float = 1.0
+    tiny: TinyConfig = field(default_factory=TinyConfig)
+
+    def __post_init__(self) -> None:
+        require(bool(self.model), "policy.model must be a name or a folder, got an empty text")
+        require(self.temperature > 0, f"policy.temperature must be above 0 to explore, got {self.temperature}")
+
+
+@dataclass
+class EnvConfig:
+    """The environment's settings that belong to a run; `textenv.settings.EnvSettings` says more of each."""
+
+    rows: int | None = None
+    """Rows of the environment; null: as many as an iteration has completions (fewer stream through the rows)."""
+    propose_tokens: int = 32
+    """Tokens that the policy proposes per round; changes speed, never results."""
+    max_new_tokens: int = 24
+    max_prompt_tokens: int | None = None
+    stop_strings: list[str] = field(default_factory=list)
+    include_stop: bool = False
+    budget: str = "terminate"
+    """What a spent budget is called: `terminate` or `truncate`."""
+    on_long_prompt: str = "error"
+    """`error`, or cut its `left` or `right` side."""
+    chat: bool | None = None
+    """null: the chat template, where the tokenizer has one."""
+    system_prompt: str | None = None
+    prompt_template: str | None = None
+    """For example `"{prompt} Think first."`"""
+    on_error: Any = "invalid"
+    """When a grader fails: `invalid` leaves the sample out, `raise` ends the run, a number is the score."""
+    timeout_seconds: float = 10.0
+    max_invalid_share: float = 0.2
+
+    def __post_init__(self) -> None:
+        require(self.rows is None or self.rows >= 1, f"env.rows must be at least 1 or null, got {self.rows}")
+        for name in ("propose_tokens", "max_new_tokens"):
+            require(getattr(self, name) >= 1, f"env.{name} must be at least 1, got {getattr(self, name)}")
+        require(self.timeout_seconds > 0, f"env.timeout_seconds must be positive, got {self.timeout_seconds}")
+
+
+@dataclass
+class EvaluationConfig:
+    """Held-out problems, before, during and after training."""
+
+    every: int = 10
+    """Iterations between evaluations (greedy); 0: only before and after."""
+    problems: int = 100
+    """Of the test split, always the same; at most as many as it has."""
+    samples: int = 4
+    """Sampled completions a problem, before and after, for pass@k; 0: greedy only."""
+    correct_at: float = 1.0
+    """A completion counts as correct from this score of the task's own reward on."""
+
+    def __post_init__(self) -> None:
+        require(self.every >= 0, f"evaluation.every must be at least 0, got {self.every}")
+        require(self.problems >= 1, f"evaluation.problems must be at least 1, got {self.problems}")
+        require(self.samples >= 0, f"evaluation.samples must be at least 0, got {self.samples}")
+
+
+@dataclass
+class LoggingConfig:
+    """Where numbers go, besides `metrics.jsonl`."""
+
+    tensorboard: bool = True
+    wandb: bool = False
+    wandb_project: str = "textenv"
+    completions: bool = True
+    """Save every completion with its scores to `completions.jsonl`."""
+
+
+@dataclass
+class TrainConfig:
+    """A run."""
+
+    agent: Any = None
+    task: Any = None
+    reward: Any = None
+    """null: the task's own."""
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    env: EnvConfig = field(default_factory=EnvConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
+    name: str | None = None
+    """Folder of the run under `runs`; null: date, agent, task and seed."""
+    runs: str = "runs"
+    iterations: int = 40
+    max_seconds: float | None = None
+    """End early after this many seconds of training; null: no limit."""
+    checkpoint_every: int = 20
+    """Iterations between checkpoints; the end and Ctrl-C always write one."""
+    keep_checkpoints: int = 1
+    """Besides the one that did best on held-out problems."""
+    seed: int = 0
+    threads: int | None = None
+    """Of torch on the CPU; null: torch decides."""
+    resume: str | None = None
+    """The folder of a run to continue."""
+
+    def __post_init__(self) -> None:
+        require(self.iterations >= 1, f"iterations must be at least 1, got {self.iterations}")
+        require(self.checkpoint_every >= 1, f"checkpoint_every must be at least 1, got {self.checkpoint_every}")
+        require(self.keep_checkpoints >= 1, f"keep_checkpoints must be at least 1, got {self.keep_checkpoints}")
+        require(self.max_seconds is None or self.max_seconds > 0, f"max_seconds must be positive, got {self.max_seconds}")
+        require(self.threads is None or self.threads >= 1, f"threads must be at least 1 or null, got {self.threads}")
+        require(self.seed >= 0, f"seed must be at least 0, got {self.seed}")
+
+
+def register() -> None:
+    """Make the dataclasses known to Hydra: `train_schema` and the group `agent`."""
+    store = ConfigStore.instance()
+    store.store(name="train_schema", node=TrainConfig)
+    store.store(group="agent", name="grpo", node=GRPOConfig)
+    store.store(group="agent", name="ppo", node=PPOConfig)
+
+
+def typed(composed: DictConfig) -> TrainConfig:
+    """The dataclasses behind what Hydra composed. Raises `ValueError` for a setting out of range."""
+    config = OmegaConf.to_object(composed)
+    assert isinstance(config, TrainConfig)
+    require(
+        isinstance(config.agent, AgentConfig),
+        f"agent must be grpo or ppo, got {config.agent!r}: choose one with agent=grpo or agent=ppo",
+    )
+    require(config.task is not None, "task must be chosen: task=arithmetic, or task=jsonl task.path=problems.jsonl")
+    return config

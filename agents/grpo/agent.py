@@ -1,0 +1,83 @@
+"""GRPO (arXiv 2402.03300, section 4.1), one page.
+
+What differs from the paper: the std is the population's without an epsilon, the loss is a mean over tokens by default
+(arXiv 2503.14476 argues why; `optim.aggregation=sequence_mean` is the paper's), and the KL estimator's gradient is the
+reverse KL's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from agents.advantages import group_advantages, zero_variance_share
+from agents.annotate import annotate, kl_metrics
+from agents.grpo.config import GRPOConfig
+from agents.kl import kl_penalty, shaped_reward
+from agents.losses import clipped_surrogate, surrogate_report
+from agents.optim import Optimizer, TokenLoss
+from agents.policy import Policy
+from agents.rollout import Rollout
+
+
+class GRPO:
+    """Learns from groups: a completion is good if it is better than the others of its prompt."""
+
+    def __init__(
+        self, config: GRPOConfig, policy: Policy, optimizer: Optimizer, reference: Policy | None = None
+    ) -> None:
+        self.config, self.policy, self.optimizer, self.reference = config, policy, optimizer, reference
+
+    def update(self, rollout: Rollout) -> dict[str, float]:
+        """Learn from one rollout; returns metrics."""
+        rollout = annotate(rollout, self.policy, self.reference, self.config.optim)
+        returns = self._shaped(rollout).returns
+        advantage = group_advantages(
+            returns, rollout.problem, scale=self.config.scale_advantages, valid=rollout.valid
+        )
+        learned = self.optimizer.descend(
+            lambda rows: self.loss(rollout[rows], advantage[rows]),
+            rollout,
+            skip=None if self._penalizes else advantage == 0,
+            max_tokens=rollout.mask.shape[1],
+        )
+        flat = float(zero_variance_share(returns, rollout.problem, rollout.valid))
+        return {**learned, **kl_metrics(rollout), "groups/zero_variance_share": flat}
+
+    def loss(self, rollout: Rollout, advantage: Float[Tensor, "N"]) -> TokenLoss:
+        """The negated clipped objective and, with `kl_in=loss`, the KL to the reference, per token."""
+        c = self.config
+        rollout, advantage = rollout.to(self.policy.device), advantage.to(self.policy.device)
+        logprob = self.policy.evaluate(rollout).logprob
+        old = logprob.detach() if rollout.old_logprob is None else rollout.old_logprob
+        clip = {"clip_low": c.clip_low, "clip_high": c.clip_high, "mask": rollout.mask}
+        loss = clipped_surrogate(logprob, old, advantage, **clip)
+        report = {"policy_loss": loss.detach(), **surrogate_report(logprob, old, advantage, **clip)}
+        if self._penalizes:
+            kl = kl_penalty(logprob, rollout.reference_logprob, c.kl_estimator, old_logprob=old, mask=rollout.mask)
+            loss = loss + c.kl_coef * kl
+        return TokenLoss(loss, report, logprob.detach())
+
+    @property
+    def _penalizes(self) -> bool:
+        return self.reference is not None and self.config.kl_in == "loss"
+
+    def _shaped(self, rollout: Rollout) -> Rollout:
+        if self.reference is None or self._penalizes:
+            return rollout
+        acted = rollout.sampled_logprob if rollout.old_logprob is None else rollout.old_logprob
+        reference = rollout.reference_logprob
+        return rollout.with_(
+            reward=shaped_reward(rollout.reward, acted, reference, rollout.mask, beta=self.config.kl_coef)
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next update depends on."""
+        return {"optimizer": self.optimizer.state()}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state`."""
+        self.optimizer.load(state["optimizer"])

@@ -1,0 +1,332 @@
+"""Epochs, minibatches, microbatches: everything between a loss per token and a changed weight.
+
+This is the one place that divides. A loss function returns one number a token; `token_weights` turns the aggregation
+into one weight a token, computed on the whole minibatch; a microbatch only adds its share of the weighted sum. So
+no split into microbatches, no padding and no order of rows can change the gradient, and nothing need be divisible.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from agents.losses import AGGREGATIONS, token_weights, weighted_sum
+from agents.policy import Policy
+from agents.policy.packing import microbatches
+from agents.rollout import Rollout
+
+DECAYS = ("constant", "linear", "cosine")
+
+
+@dataclass
+class OptimConfig:
+    """How a rollout becomes optimizer steps."""
+
+    learning_rate: float = 1e-5
+    critic_learning_rate: float | None = None
+    """None: the same as `learning_rate`."""
+    decay: str = "constant"
+    """`constant`, `linear` or `cosine`, down to 0 at the end of the run."""
+    critic_decay: str | None = None
+    """None: the same as `decay`."""
+    warmup_steps: int = 0
+    """Optimizer steps over which the learning rates rise from 0."""
+    epochs: int = 1
+    """Passes over each rollout."""
+    minibatch_rows: int | None = None
+    """Rows per optimizer step; None takes the whole rollout. Groups stay together."""
+    microbatch_tokens: int = 2048
+    """Packed tokens that are forwarded and differentiated at once: memory, nothing else."""
+    aggregation: str = "token_mean"
+    """`token_mean`, `sequence_mean` or `constant` (see `agents.losses.token_weights`)."""
+    max_grad_norm: float = 1.0
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+
+    def __post_init__(self) -> None:
+        self.betas = (self.betas[0], self.betas[1])
+        for name in ("epochs", "microbatch_tokens"):
+            require(getattr(self, name) >= 1, f"agent.optim.{name} must be at least 1, got {getattr(self, name)}")
+        rows = self.minibatch_rows
+        require(rows is None or rows >= 1, f"agent.optim.minibatch_rows must be at least 1 or null, got {rows}")
+        require(self.warmup_steps >= 0, f"agent.optim.warmup_steps must be at least 0, got {self.warmup_steps}")
+        for name in ("learning_rate", "critic_learning_rate", "weight_decay"):
+            x = getattr(self, name)
+            ok = x is None or (math.isfinite(x) and x >= 0)
+            require(ok, f"agent.optim.{name} must be a number of at least 0, got {x}")
+        require(self.max_grad_norm > 0, f"agent.optim.max_grad_norm must be above 0, got {self.max_grad_norm}")
+        for name in ("decay", "critic_decay"):
+            x = getattr(self, name)
+            require(
+                x in DECAYS or (x is None and name == "critic_decay"),
+                f"agent.optim.{name} must be one of {', '.join(DECAYS)}, got {x!r}",
+            )
+        known = ", ".join(AGGREGATIONS)
+        require(
+            self.aggregation in AGGREGATIONS, f"agent.optim.aggregation must be one of {known}, got {self.aggregation!r}"
+        )
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise `ValueError` with `message` unless `condition` holds."""
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLoss:
+    """What a loss function returns for some rows: one number a token, and what is worth reporting about them."""
+
+    loss: Float[Tensor, "N A"]
+    """With gradient."""
+    report: Mapping[str, Float[Tensor, "N A"]] = field(default_factory=dict)
+    """Detached; logged as means over the tokens that took part."""
+    logprob: Float[Tensor, "N A"] | None = None
+    """Detached, for the comparison with the sampler's."""
+
+
+LossFunction = Callable[[Tensor], TokenLoss]
+
+
+class MasterWeights:
+    """Float32 weights and gradients behind parameters that compute in `dtype`.
+
+    An Adam step of 1e-6 on a weight of 0.02 is lost in bfloat16, whose neighbours there are 6e-5 apart. So the float32
+    master is stepped and the parameter is its rounded copy. In float32 the parameter is its own master, and so it is
+    for the `exact` names, whatever the `dtype`.
+    """
+
+    def __init__(
+        self, named: Iterable[tuple[str, nn.Parameter]], dtype: torch.dtype, exact: Collection[str] = ()
+    ) -> None:
+        self.parameters = dict(named)
+        self.masters = {
+            name: p if name in exact or p.dtype == dtype else self._master(p, dtype)
+            for name, p in self.parameters.items()
+        }
+
+    def _master(self, parameter: nn.Parameter, dtype: torch.dtype) -> nn.Parameter:
+        master = nn.Parameter(parameter.detach().float().clone())
+        master.grad = torch.zeros_like(master)
+        parameter.data = parameter.data.to(dtype)
+
+        def collect(p: Tensor) -> None:
+            assert p.grad is not None
+            assert master.grad is not None
+            master.grad.add_(p.grad)
+            p.grad = None
+
+        parameter.register_post_accumulate_grad_hook(collect)
+        return master
+
+    @torch.no_grad()
+    def publish(self) -> None:
+        """Round the masters into the parameters, in place."""
+        pairs = [(p, m) for p, m in zip(self.parameters.values(), self.masters.values(), strict=True) if p is not m]
+        if pairs:
+            parameters, masters = zip(*pairs, strict=True)
+            torch._foreach_copy_(list(parameters), list(masters))
+
+    @torch.no_grad()
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Take the masters from a checkpoint and publish them."""
+        for name, master in self.masters.items():
+            master.copy_(weights[name])
+        self.publish()
+
+
+class Optimizer:
+    """AdamW over the policy (and a critic at its own learning rate), fed with losses per token.
+
+    Turns the policy's parameters into `dtype` and keeps float32 masters of them.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        config: OptimConfig,
+        *,
+        total_iterations: int,
+        seed: int,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.config, self.seed, self.total_iterations = config, seed, total_iterations
+        self.actor = MasterWeights(policy.model.named_parameters(), dtype)
+        critic = {name: p for name, p in policy.named_parameters() if not name.startswith("model.")}
+        self.critic = MasterWeights(critic.items(), dtype, exact=[n for n in critic if n.startswith("value_head.")])
+        groups = [{"params": list(self.actor.masters.values()), "name": "actor"}]
+        if critic:
+            groups.append({"params": list(self.critic.masters.values()), "name": "critic"})
+        self.adam = torch.optim.AdamW(
+            groups, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True
+        )
+        self.num_steps = 0
+        self.num_updates = 0
+
+    @property
+    def trainable(self) -> list[nn.Parameter]:
+        return [p for group in self.adam.param_groups for p in group["params"]]
+
+    def descend(
+        self,
+        loss: LossFunction,
+        rollout: Rollout,
+        *,
+        skip: Bool[Tensor, "N"] | None = None,
+        max_tokens: int | None = None,
+        stop: Callable[[Mapping[str, float]], bool] | None = None,
+    ) -> dict[str, float]:
+        """All epochs and minibatches over one rollout; returns metrics, means over the tokens that took part.
+
+        Rows marked `skip` have a loss of exactly zero: they keep their weight in every mean but are not computed.
+        `stop` is asked with the means of each minibatch before its step is taken; True ends the update.
+        `max_tokens` belongs to the aggregation `constant`. Raises `FloatingPointError` when a loss is not finite.
+        """
+        sums, tokens, norms = defaultdict[str, float](float), 0, []
+        first: dict[str, float] = {}
+        stopped = False
+        for rows in self._minibatches(rollout):
+            means, count, mismatch = self._accumulate(loss, rollout, rows, skip, max_tokens)
+            first = first or mismatch
+            tokens += count
+            for name, mean in means.items():
+                sums[name] += mean * count
+            if stop is not None and count and stop(means):
+                self._zero_grad()
+                stopped = True
+                break
+            if count:
+                norms.append(self._step())
+        self.num_updates += 1
+        metrics = {name: total / max(tokens, 1) for name, total in sums.items()}
+        metrics |= first | {f"learning_rate{suffix}": rate for suffix, rate in self.learning_rates().items()}
+        metrics["grad_norm"] = sum(norms) / max(len(norms), 1)
+        metrics["optimizer_steps"] = float(len(norms))
+        metrics["early_stop"] = float(stopped)
+        return metrics
+
+    def _minibatches(self, rollout: Rollout) -> Iterator[Int[Tensor, "R"]]:
+        """Row numbers of each optimizer step: whole groups, in an order of their own for every epoch."""
+        for epoch in range(self.config.epochs):
+            key = hash((self.seed, self.num_updates, epoch)) % 2**63
+            generator = torch.Generator().manual_seed(key)
+            problems = rollout.problem.unique()
+            taken: list[Tensor] = []
+            for index in torch.randperm(len(problems), generator=generator):
+                taken.append((rollout.problem == problems[index]).nonzero()[:, 0])
+                most = self.config.minibatch_rows
+                if most is not None and sum(map(len, taken)) >= most:
+                    yield torch.cat(taken)
+                    taken = []
+            if taken:
+                yield torch.cat(taken)
+
+    def _accumulate(
+        self, loss: LossFunction, rollout: Rollout, rows: Tensor, skip: Tensor | None, max_tokens: int | None
+    ) -> tuple[dict[str, float], int, dict[str, float]]:
+        """Add the gradient of one minibatch; returns means over its tokens, their number, and sampler mismatch."""
+        weight = token_weights(rollout.trainable[rows], self.config.aggregation, max_tokens=max_tokens)  # type: ignore[arg-type]
+        active = rollout.trainable[rows].any(1)
+        if skip is not None:
+            active &= ~skip[rows]
+        rows, weight = rows[active], weight[active]
+        sums, count = defaultdict[str, float](float), 0
+        differences: list[Tensor] = []
+        for part in microbatches(rollout[rows], self.config.microbatch_tokens) if len(rows) else []:
+            mask = rollout.trainable[rows[part]]
+            result = loss(rows[part])
+            total = weighted_sum(result.loss, weight[part].to(result.loss.device))
+            if not total.isfinite():
+                raise FloatingPointError(f"the loss of rows {rows[part].tolist()} is {float(total)}")
+            total.backward()
+            num_tokens = int(mask.sum())
+            count += num_tokens
+            for name, x in result.report.items():
+                sums[name] += float(x.cpu()[mask].sum())
+            sums["loss"] += total.item() * num_tokens
+            if result.logprob is not None:
+                differences.append((result.logprob.cpu() - rollout.sampled_logprob[rows[part]])[mask])
+        means = {name: x / max(count, 1) for name, x in sums.items()}
+        return means, count, sampler_mismatch(differences)
+
+    def _step(self) -> float:
+        self._schedule()
+        norm = nn.utils.clip_grad_norm_(self.trainable, self.config.max_grad_norm)
+        if not norm.isfinite():
+            raise FloatingPointError(f"the gradient norm is {float(norm)}")
+        self.adam.step()
+        self.num_steps += 1
+        self._zero_grad()
+        self.actor.publish()
+        self.critic.publish()
+        return float(norm)
+
+    def _zero_grad(self) -> None:
+        for parameter in self.trainable:
+            if parameter.grad is not None:
+                parameter.grad.zero_()
+
+    def _schedule(self) -> None:
+        c = self.config
+        rates = {"actor": (c.learning_rate, c.decay)}
+        rates["critic"] = (
+            c.learning_rate if c.critic_learning_rate is None else c.critic_learning_rate,
+            c.critic_decay or c.decay,
+        )
+        progress = self.num_updates / max(self.total_iterations, 1)
+        warm = min(1.0, (self.num_steps + 1) / (c.warmup_steps + 1))
+        for group in self.adam.param_groups:
+            rate, decay = rates[group["name"]]
+            group["lr"] = rate * warm * decayed(decay, progress)
+
+    def learning_rates(self) -> dict[str, float]:
+        """The rates of the last step: key `""` for the actor, `/critic` for the critic."""
+        return {"" if g["name"] == "actor" else "/critic": float(g["lr"]) for g in self.adam.param_groups}
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next update depends on."""
+        return {
+            "actor": {name: p.detach() for name, p in self.actor.masters.items()},
+            "critic": {name: p.detach() for name, p in self.critic.masters.items()},
+            "adam": self.adam.state_dict(),
+            "num_steps": self.num_steps,
+            "num_updates": self.num_updates,
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state`."""
+        self.actor.load(state["actor"])
+        self.critic.load(state["critic"])
+        self.adam.load_state_dict(state["adam"])
+        self.num_steps, self.num_updates = state["num_steps"], state["num_updates"]
+
+
+def decayed(decay: str, progress: float) -> float:
+    """The share of the learning rate that is left at `progress` in [0, 1].
+
+    >>> decayed("linear", 0.25), round(decayed("cosine", 0.5), 3), decayed("constant", 0.9)
+    (0.75, 0.5, 1.0)
+    """
+    progress = min(max(progress, 0.0), 1.0)
+    if decay == "linear":
+        return 1 - progress
+    return 0.5 * (1 + math.cos(math.pi * progress)) if decay == "cosine" else 1.0
+
+
+def sampler_mismatch(differences: list[Tensor]) -> dict[str, float]:
+    """How far the sampler's log-probabilities are from the training pass's, before any step was taken."""
+    if not differences:
+        return {}
+    d = torch.cat(differences)
+    return {
+        "ratio/first_minibatch_max": float(d.abs().max().exp()),
+        "sampling/logprob_difference/mean": float(d.abs().mean()),
+        "sampling/logprob_difference/max": float(d.abs().max()),
+    }

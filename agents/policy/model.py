@@ -1,0 +1,119 @@
+"""A Hugging Face causal language model, seen as hidden states and a head.
+
+The body runs on packed rows through `attention.attend`. A model whose code does not take a registered attention
+function, or asks for a variant that is not computed here, runs on padded rows instead: slower, without a cache, and
+says so once. Which of the two is decided by trying: a short text must get the logits that the model itself gives.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from agents.policy import attention
+from agents.policy.attention import CachedView, PackedView
+
+
+class LanguageModel(nn.Module):
+    """`body` makes hidden states, `head` logits. Both are the Hugging Face model's own modules, unmodified."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model.eval()
+        self.packed = self._try_packed()
+
+    @property
+    def config(self) -> object:
+        return self.model.config
+
+    @property
+    def hidden_size(self) -> int:
+        return self._text_config.hidden_size
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of the head: at least as many as the tokenizer has tokens."""
+        return self.model.get_output_embeddings().weight.shape[0]
+
+    @property
+    def weight(self) -> Tensor:
+        """One parameter, for dtype and device."""
+        return self.model.get_input_embeddings().weight
+
+    @property
+    def cache_shape(self) -> tuple[int, int, int]:
+        """Layers, key/value heads, head size."""
+        config = self._text_config
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return config.num_hidden_layers, heads, size
+
+    def states(self, tokens: Tensor, position: Tensor, view: PackedView | CachedView) -> Float[Tensor, "T H"]:
+        """Hidden states of a packed row."""
+        out = self.model.base_model(
+            input_ids=tokens[None], position_ids=position[None], attention_mask=None, use_cache=False, view=view
+        )
+        return out.last_hidden_state[0]
+
+    def padded_states(self, tokens: Tensor, length: Tensor) -> Float[Tensor, "N T H"]:
+        """Hidden states of right-padded rows `[N, T]`; the path that every causal model has."""
+        mask = (torch.arange(tokens.shape[1], device=tokens.device) < length[:, None]).long()
+        return self.model.base_model(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
+
+    def head(self, hidden: Float[Tensor, "R H"]) -> Float[Tensor, "R V"]:
+        """Logits, with the scale and soft cap that some families put behind the head."""
+        config = self._text_config
+        z = self.model.get_output_embeddings()(hidden)
+        if scale := getattr(config, "logit_scale", None):
+            z = z * scale
+        if divisor := getattr(config, "logits_scaling", None):
+            z = z / divisor
+        if cap := getattr(config, "final_logit_softcapping", None):
+            z = torch.tanh(z / cap) * cap
+        return z
+
+    @property
+    def _text_config(self):  # noqa: ANN202 - transformers configurations are untyped
+        return self.model.config.get_text_config()
+
+    @torch.no_grad()
+    def _try_packed(self) -> bool:
+        """Two short texts in one packed row must not see each other; raises `ValueError` when even padding is wrong."""
+        device = self.weight.device
+        texts = torch.arange(1, 17, device=device).view(2, 8) % self.vocabulary
+        own = self.model(input_ids=texts, use_cache=False).logits.flatten(0, 1)
+        previous = self.model.config._attn_implementation
+        try:
+            self.model.set_attn_implementation(attention.NAME)
+            position = torch.arange(8, device=device).repeat(2)
+            reason = difference(self.head(self.states(texts.flatten(), position, causal_view(2, 8, device))), own)
+        except (attention.UnsupportedAttention, TypeError, ValueError, AttributeError) as error:
+            reason = f"{type(error).__name__}: {error}"
+        if reason is None:
+            return True
+        self.model.set_attn_implementation(previous)
+        name = type(self.model).__name__
+        padded = self.padded_states(texts, torch.full((2,), 8, device=device)).flatten(0, 1)
+        if wrong := difference(self.head(padded), own):
+            raise ValueError(f"{name} is not supported: its logits are not a head over its hidden states ({wrong})")
+        warnings.warn(f"{name} runs on the slower path without a cache ({reason})", stacklevel=2)
+        return False
+
+
+def causal_view(num_texts: int, length: int, device: torch.device) -> PackedView:
+    """Texts of one length, each of which sees itself."""
+    index = torch.arange(num_texts * length, device=device).view(num_texts, length)
+    position = torch.arange(length, device=device).expand(num_texts, -1)
+    visible = position[:, None, :] <= position[:, :, None]
+    return PackedView((attention.Block(index, index, position, position, visible),), index.flatten())
+
+
+def difference(logits: Tensor, expected: Tensor) -> str | None:
+    """What is wrong with `logits`, or None when they equal `expected` up to their number format."""
+    tolerance = (0.1 if expected.dtype in (torch.bfloat16, torch.float16) else 1e-3) * float(expected.float().std())
+    error = float((logits.float() - expected.float()).abs().max())
+    return None if error <= tolerance else f"logits differ by {error:.3g}"

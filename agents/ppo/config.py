@@ -1,0 +1,97 @@
+"""PPO's settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from agents.kl import Controller, FixedKL, HalvingKL, HorizonKL
+from agents.optim import OptimConfig, require
+
+CRITICS = ("shared", "separate")
+CONTROLLERS = ("fixed", "horizon", "halving")
+
+
+@dataclass
+class PPOConfig:
+    """Defaults suit a language model with a reward at the end of an episode of tens to hundreds of tokens."""
+
+    name: str = "ppo"
+    prompts: int = 128
+    """Problems per iteration."""
+    group_size: int = 1
+    """Completions per problem."""
+    gamma: float = 1.0
+    lam: float = 0.95
+    """Lambda of the generalized advantage estimate."""
+    whiten_advantages: bool = True
+    """Zero mean and unit variance over the rollout's policy tokens."""
+    objective: str = "clip"
+    """`clip`, or `penalty`: the unclipped surrogate and a KL to the old policy (arXiv 1707.06347, equation 8)."""
+    clip_low: float = 0.2
+    """The ratio is clipped at 1 - clip_low ..."""
+    clip_high: float = 0.2
+    """... and 1 + clip_high."""
+    penalty_coef: float = 1.0
+    """Initial weight of the KL to the old policy when objective=penalty; halved and doubled towards `penalty_target`."""
+    penalty_target: float = 0.01
+    """In nats per token."""
+    critic: str = "shared"
+    """`shared`: a value head on the policy's hidden states; `separate`: a second model of the same kind."""
+    value_coef: float = 0.5
+    value_loss: str = "squared"
+    """`squared` or `huber`."""
+    value_clip: float | None = None
+    """Keep the value within this distance of the one at collection; null does not clip."""
+    value_gradient: bool = True
+    """With the shared critic: whether the value loss also trains the trunk."""
+    entropy_coef: float = 0.0
+    kl_coef: float = 0.0
+    """Weight of the KL to the reference policy, paid per token in the reward; 0 loads no reference."""
+    kl_controller: str = "fixed"
+    """`fixed`, `horizon` (Ziegler et al.) or `halving` (the PPO paper's law): who changes `kl_coef`."""
+    kl_target: float = 6.0
+    """In nats per episode."""
+    kl_horizon: float = 10_000
+    """In episodes."""
+    max_kl_old: float | None = None
+    """End the update when a minibatch's KL to the old policy exceeds this (nats per token)."""
+    max_kl_reference: float | None = None
+    """The same for the KL to the reference policy; needs kl_coef > 0."""
+    truncation: str = "bootstrap"
+    """Where the environment truncates: `bootstrap` with V, or `terminal`."""
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(epochs=2, minibatch_rows=64))
+
+    def __post_init__(self) -> None:
+        for name in ("prompts", "group_size"):
+            require(getattr(self, name) >= 1, f"agent.{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("gamma", "lam", "clip_low"):
+            require(0 <= getattr(self, name) <= 1, f"agent.{name} must be in [0, 1], got {getattr(self, name)}")
+        for name in ("clip_high", "value_coef", "entropy_coef", "kl_coef", "penalty_coef"):
+            require(getattr(self, name) >= 0, f"agent.{name} must be at least 0, got {getattr(self, name)}")
+        for name in ("value_clip", "max_kl_old", "max_kl_reference"):
+            x = getattr(self, name)
+            require(x is None or x > 0, f"agent.{name} must be positive or null, got {x}")
+        for name, known in (
+            ("objective", ("clip", "penalty")),
+            ("critic", CRITICS),
+            ("value_loss", ("squared", "huber")),
+            ("kl_controller", CONTROLLERS),
+            ("truncation", ("bootstrap", "terminal")),
+        ):
+            x = getattr(self, name)
+            require(x in known, f"agent.{name} must be one of {', '.join(known)}, got {x!r}")
+        require(
+            self.max_kl_reference is None or self.kl_coef > 0,
+            f"agent.max_kl_reference={self.max_kl_reference} needs a reference policy: set agent.kl_coef above 0",
+        )
+        self.controller()
+
+    @property
+    def needs_reference(self) -> bool:
+        return self.kl_coef > 0
+
+    def controller(self) -> Controller:
+        """Who sets the weight of the KL in the reward."""
+        if self.kl_controller == "horizon":
+            return HorizonKL(self.kl_coef, self.kl_target, self.kl_horizon)
+        return HalvingKL(self.kl_coef, self.kl_target) if self.kl_controller == "halving" else FixedKL(self.kl_coef)

@@ -1,0 +1,82 @@
+"""The folder of a run: what lies where, created once, never over an earlier one.
+
+    runs/<name>/config.yaml          the settings, as composed
+                metrics.jsonl        one line an iteration
+                completions.jsonl    every completion with its scores
+                tensorboard/
+                checkpoints/
+                curves.png           learning curves, drawn at the end
+                summary.json         before and after, seconds, tokens, memory
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from agents.checkpoint import write_atomically
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Paths of one run."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def completions(self) -> Path:
+        return self.path / "completions.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def curves(self) -> Path:
+        return self.path / "curves.png"
+
+    @property
+    def summary(self) -> Path:
+        return self.path / "summary.json"
+
+    def create(self, settings: Mapping[str, Any]) -> None:
+        """Make the folder and write the settings. Raises `ValueError` when a run is there already."""
+        if self.path.exists() and any(self.path.iterdir()):
+            raise ValueError(
+                f"name={self.path.name} is taken: {self.path} holds an earlier run, which is never overwritten; "
+                f"choose another name, or continue that run with resume={self.path}"
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.config, yaml.safe_dump(dict(settings), sort_keys=False))
+
+    def settings(self) -> dict[str, Any]:
+        """What `create` wrote. Raises `ValueError` when this is not a run's folder or its settings do not parse."""
+        if not self.config.is_file():
+            raise ValueError(f"{self.path} is not the folder of a run: it has no {self.config.name}")
+        try:
+            return yaml.safe_load(self.config.read_text())
+        except yaml.YAMLError as error:
+            raise ValueError(f"{self.config} does not parse: {error}") from error
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """For programs."""
+        write_atomically(self.summary, json.dumps(summary, indent=2) + "\n")
+
+
+def default_name(agent: str, task: str, seed: int) -> str:
+    """Date, time, agent, task and seed: sorted by age, unlikely to be taken."""
+    return f"{datetime.now():%Y%m%d-%H%M%S}-{agent}-{task}-seed{seed}"

@@ -1,0 +1,126 @@
+"""From a configuration to the objects of a run: environments first, because they need no weights and find mistakes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from gymnasium.vector import AutoresetMode
+from hydra.utils import instantiate
+
+from agents.config import EnvConfig, PolicyConfig, TrainConfig
+from agents.grpo import GRPO, GRPOConfig
+from agents.optim import Optimizer
+from agents.policy import LanguageModel, Policy, Sampling, ValueHead
+from agents.policy.hardware import pick_device, pick_dtype
+from agents.policy.loading import TINY, load_model, resolve, tiny_model
+from agents.ppo import PPO
+from textenv import Task, TextVectorEnv
+from textenv.tasks import load_task
+
+Say = Callable[[str], None]
+RUN_ONLY = ("rows", "propose_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class Environments:
+    """One to learn in and one to be examined in. They share the task; the latter pays the task's own reward."""
+
+    train: TextVectorEnv
+    test: TextVectorEnv
+
+    def close(self) -> None:
+        self.train.close()
+        self.test.close()
+
+
+def build_task(spec: Any) -> Task:
+    """The task that `spec` describes (see `textenv.tasks.load_task`)."""
+    return load_task(spec)
+
+
+def build_reward(spec: Any) -> Any:
+    """The parts of a reward, instantiated; None for the task's own."""
+    return None if spec is None else instantiate(spec, _convert_="all")
+
+
+def build_environments(config: TrainConfig, tokenizer: str | None) -> Environments:
+    """Both environments. Raises `ValueError` for a reward that asks for a column the task lacks, and the like."""
+    task = build_task(config.task)
+    reward = build_reward(config.reward)
+    num_rows = config.agent.prompts * config.agent.group_size
+    train = build_env(config.env, task, reward, tokenizer, num_rows, "train")
+    num_test = min(config.evaluation.problems, len(task.split("test")))
+    return Environments(train, build_env(config.env, task, own_reward(task, reward), tokenizer, num_test, "test"))
+
+
+def own_reward(task: Task, reward: Any) -> Any:
+    """What a task is examined by: its own reward, or that of the run where it has none."""
+    if reward is None:
+        return None
+    try:
+        return task.reward()
+    except ValueError:
+        return reward
+
+
+def build_env(
+    config: EnvConfig, task: Task, reward: Any, tokenizer: str | None, num_episodes: int, split: str
+) -> TextVectorEnv:
+    """An environment for waves of `num_episodes`: a row each, or fewer rows that take one after the other."""
+    num_rows = min(config.rows or num_episodes, num_episodes)
+    mode = AutoresetMode.DISABLED if num_rows == num_episodes else AutoresetMode.NEXT_STEP
+    settings = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in RUN_ONLY}
+    return TextVectorEnv(
+        num_rows, autoreset_mode=mode, task=task, reward=reward, tokenizer=tokenizer, split=split, **settings
+    )
+
+
+def tokenizer_of(config: PolicyConfig, say: Say = print) -> str | None:
+    """The tokenizer that belongs to the model; None lets the task bring its own (for a random model)."""
+    return None if config.model == TINY else resolve(config.model, say)
+
+
+def build_model(config: PolicyConfig, vocabulary: int, device: torch.device, seed: int, say: Say) -> LanguageModel:
+    """The language model in float32."""
+    if config.model == TINY:
+        return tiny_model(vocabulary, config.tiny, seed=seed, device=device)
+    return load_model(resolve(config.model, say), device=device)
+
+
+def build_policy(config: TrainConfig, vocabulary: int, say: Say = print) -> Policy:
+    """The policy in float32, with the critic that the agent asks for."""
+    device = pick_device(config.policy.device)
+    model = build_model(config.policy, vocabulary, device, config.seed, say)
+    critic = config.agent.critic
+    return Policy(
+        model,
+        num_actions=vocabulary,
+        sampling=Sampling(config.policy.temperature, config.policy.top_k, config.policy.top_p),
+        critic_model=copy.deepcopy(model) if critic == "separate" else None,
+        value_head=None if critic == "none" else ValueHead(model.hidden_size, device),
+        value_gradient=getattr(config.agent, "value_gradient", True),
+    )
+
+
+def build_agent(config: TrainConfig, policy: Policy) -> GRPO | PPO:
+    """The agent around `policy`, whose parameters take the run's number format; a frozen reference if it needs one."""
+    dtype = pick_dtype(config.policy.precision, policy.device)
+    reference = frozen_copy(policy, dtype) if config.agent.needs_reference else None
+    optimizer = Optimizer(
+        policy, config.agent.optim, total_iterations=config.iterations, seed=config.seed, dtype=dtype
+    )
+    if isinstance(config.agent, GRPOConfig):
+        return GRPO(config.agent, policy, optimizer, reference)
+    return PPO(config.agent, policy, optimizer, reference)
+
+
+def frozen_copy(policy: Policy, dtype: torch.dtype) -> Policy:
+    """The policy as it is now, without a critic, that nothing will train."""
+    model = copy.deepcopy(policy.model).requires_grad_(False)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return Policy(model, num_actions=policy.num_actions, sampling=policy.sampling)
