@@ -99,7 +99,8 @@ def build(settings: EnvSettings, num_rows: int) -> EnvParts:
         on_long_prompt=settings.on_long_prompt,
         max_prompt_tokens=settings.max_prompt_tokens,
     )
-    max_prompt_tokens = settings.max_prompt_tokens or _max_prompt_tokens(prompts, task, settings.split)
+    measured = _max_prompt_tokens(prompts, task, settings.split)
+    max_prompt_tokens = settings.max_prompt_tokens or measured
     prompts = replace(prompts, max_prompt_tokens=max_prompt_tokens)
     stop_spec = StopSpec(tokenizer.end_ids, tuple(settings.stop_strings), settings.max_new_tokens)
     episodes = EpisodeSource(
@@ -172,6 +173,7 @@ def _scorer(settings: EnvSettings, task: Task) -> Scorer:
 
 
 def _max_prompt_tokens(prompts: PromptFormat, task: Task, split: str) -> int:
+    """The default; looking at the problems also finds, before any weight is loaded, a prompt that cannot be shown."""
     longest = 0
     for name in dict.fromkeys((split, "train", "test")):
         size, all_seen = longest_prompt(prompts, task.split(name))
