@@ -15,7 +15,6 @@ from typing import Any, BinaryIO
 from rewards.code.limits import limit_this_process
 from rewards.code.plain_data import MAX_BYTES, from_line, to_line
 
-
 SETUP_FAILED = "setup: "
 
 

@@ -78,8 +78,8 @@ def _score(verdict: tuple[bool, str] | None, extracted: str | None) -> Score:
 def _key_text(key: Any) -> str:
     text = str(key)
     if isinstance(key, float):
-        text = f"{key:.17g}" if not key.is_integer() else str(int(key))
-        return text if "e" not in text else f"{key:.30f}".rstrip("0")
+        text = f"{key:.15g}"
+        return text if "e" not in text else f"{key:.30f}".rstrip("0").rstrip(".")
     return extract(text, boxed=True) or text
 
 

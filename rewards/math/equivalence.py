@@ -76,7 +76,7 @@ def _in_any_order(keys: tuple[Answer, ...], answers: tuple[Answer, ...]) -> bool
 def _same_list(keys: tuple[Answer, ...], answers: tuple[Answer, ...]) -> bool:
     """Solutions come in any order, but `x = 1, y = 2` is not `x = 2, y = 1`."""
     key_names, answer_names = [item.name for item in keys], [item.name for item in answers]
-    if len(set(key_names)) == 1 and len(set(answer_names)) == 1:
+    if len({*key_names} - {""}) <= 1 and len({*answer_names} - {""}) <= 1:
         return _in_any_order(keys, answers)
     if sorted(key_names) == sorted(answer_names) and len(set(key_names)) == len(keys):
         by_name = {item.name: item for item in answers}
@@ -102,14 +102,18 @@ def _same_constant(key: Answer, answer: Answer) -> bool:
     key_parts, answer_parts = _parts(key.expression), _parts(answer.expression)
     if key_parts is None or answer_parts is None:
         return key.expression.doit() == answer.expression.doit()
-    for rounded in (key.number, answer.number):
-        if rounded and rounded.decimals is not None and not (key_parts[1] or answer_parts[1]):
-            return close(key.number or Number(key_parts[0]), answer.number or Number(answer_parts[0]))
-    scale = max(abs(part) for part in (*key_parts, *answer_parts))
-    if any(abs(a - b) > scale * RELATIVE_TOLERANCE for a, b in zip(key_parts, answer_parts, strict=True)):
-        zero = not any(key_parts) or not any(answer_parts)
-        return zero and sympy.simplify(key.expression - answer.expression) == 0
-    return True
+    if _near(key_parts, answer_parts):
+        return True
+    if not (any(key_parts) and any(answer_parts)):  # nothing is near 0 in relation to it
+        return sympy.simplify(key.expression - answer.expression) == 0
+    if key_parts[1] or answer_parts[1]:
+        return False
+    return close(key.number or Number(key_parts[0]), answer.number or Number(answer_parts[0]))
+
+
+def _near(key: tuple[Fraction, Fraction], answer: tuple[Fraction, Fraction]) -> bool:
+    tolerance = max(abs(part) for part in (*key, *answer)) * RELATIVE_TOLERANCE
+    return all(abs(a - b) <= tolerance for a, b in zip(key, answer, strict=True))
 
 
 def _parts(value: Expr | None) -> tuple[Fraction, Fraction] | None:
@@ -131,8 +135,7 @@ def _same_function(key: Expr, answer: Expr) -> bool:
         at_key, at_answer = _parts(key.subs(points)), _parts(answer.subs(points))
         if at_key is None or at_answer is None:
             continue
-        scale = max(abs(part) for part in (*at_key, *at_answer))
-        if any(abs(a - b) > scale * RELATIVE_TOLERANCE for a, b in zip(at_key, at_answer, strict=True)):
+        if not _near(at_key, at_answer):
             return False
     return sympy.simplify(key - answer) == 0
 
