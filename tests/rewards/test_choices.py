@@ -40,7 +40,7 @@ def test_a_users_function_is_plugged_in_from_the_command_line():
 
 
 def test_a_pattern_is_plugged_in_from_the_command_line():
-    parts = chosen("+reward=regex", r"reward.regex.fn.pattern='^Answer: \\d+$'")
+    parts = chosen("+reward=regex", 'reward.regex.fn.pattern="^Answer: \\d+$"')
     assert parts["regex"].fn(completion="Answer: 42").value == 1.0
 
 
