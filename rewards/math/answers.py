@@ -86,6 +86,9 @@ def _with_both_signs(tokens: list[Token]) -> list[Answer]:
 
 def _item(tokens: list[Token]) -> Answer:
     tokens, unit = _without_unit(tokens)
+    exact, approximations = _split(tokens, lambda token: token == Token("command", "approx"))
+    if approximations:
+        return _item(exact[1] if _is_name(exact[0]) else exact[0])
     sides, signs = _split(tokens, _signs(*_RELATIONS))
     if signs:
         return _relation(sides, signs, unit)

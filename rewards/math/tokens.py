@@ -25,7 +25,7 @@ _ALIASES = {
     "geq": ">=", "geqslant": ">=", "lt": "<", "gt": ">", "ne": "!=", "neq": "!=", "lbrace": r"\{", "rbrace": r"\}",
     "lvert": "|", "rvert": "|", "vert": "|", "mid": "|", "infinity": "infty", "inf": "infty", "asin": "arcsin",
     "acos": "arccos", "atan": "arctan", "lg": "log", "varphi": "phi", "land": ",", "lor": ",", "and": ",", "or": ",",
-    "to": "->", "approx": "=", "dfrac": "frac",
+    "to": "->", "dfrac": "frac",
 }  # fmt: skip
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>\d{1,3}(?:,\d{3})+(?![\d,])|\d+(?:\.\d+)?|\.\d+)"

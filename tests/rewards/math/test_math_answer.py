@@ -53,6 +53,8 @@ EQUAL = [
     (r"\text{(C)}", "C"),
     (r"\text{Even}", "even"),
     ("7:32", "7:32"),
+    (r"x = \frac13 \approx 0.33", "1/3"),
+    (r"x \approx 11", "11"),
     (r"x_1", "x_{1}"),
     ("y=2, x=1", "x=1, y=2"),
 ]
@@ -84,6 +86,7 @@ DIFFERENT = [
     (r"\frac{1+\sqrt5}{2}", "2"),
     ("", "2"),
     ("yes", "no"),
+    (r"x = \frac13 \approx 11", "11"),
     (r"\infty", "2"),
     (r"\frac{1}{0}", "0"),
 ]
