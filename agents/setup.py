@@ -68,7 +68,7 @@ def own_reward(task: Task, reward: Any) -> Any:
 
 
 def build_env(
-    config: EnvConfig, task: Task, reward: Any, tokenizer: str | None, num_episodes: int, split: str
+    config: EnvConfig, task: Task, reward: Any, tokenizer: Any, num_episodes: int, split: str
 ) -> TextVectorEnv:
     """An environment for waves of `num_episodes`: a row each, or fewer rows that take one after the other."""
     num_rows = min(config.rows or num_episodes, num_episodes)

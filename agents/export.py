@@ -1,0 +1,176 @@
+"""A run's trained policy as a plain Hugging Face folder, for `from_pretrained` and everything that reads such folders.
+
+    python -m agents.export run=runs/<name> to=my-model
+    python -m agents.export run=runs/<name> to=my-model checkpoint=best dtype=bfloat16
+
+The weights are the float32 masters that were trained, or their bfloat16 rounding.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from transformers import AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
+
+from agents.optim import require
+from agents.policy.hardware import PRECISIONS
+from agents.policy.loading import resolve
+from agents.saved import CONF, Saved, is_own_tokenizer, load_policy, open_run, tokenizer_for
+from textenv import load_task
+
+SETTINGS = "training_config.yaml"
+
+
+@dataclass
+class ExportConfig:
+    """Settings of `python -m agents.export`."""
+
+    run: str | None = None
+    """Folder of a run."""
+    to: str | None = None
+    """The folder to write; must not hold anything yet."""
+    checkpoint: str = "last"
+    """`last`, `best` on held-out problems, or an iteration."""
+    dtype: str = "float32"
+    """`float32`, as the weights were trained, or `bfloat16` at half the size."""
+
+    def __post_init__(self) -> None:
+        require(self.run is not None, "run must be given, the folder of a run: run=runs/NAME")
+        require(self.to is not None, "to must be given, the folder to write: to=my-model")
+        require(self.dtype in PRECISIONS, f"dtype must be {' or '.join(PRECISIONS)}, got {self.dtype!r}")
+
+
+ConfigStore.instance().store(name="export_schema", node=ExportConfig)
+
+
+def export(run: str, to: str, *, which: str = "last", dtype: str = "float32", say: Callable[[str], None]) -> Path:
+    """Write the folder `to`, all of it or nothing.
+
+    Raises `ValueError` when it holds something already, and for a run that cannot be read (see `open_run`).
+    """
+    target = Path(to).expanduser()
+    check_free(target)
+    saved = open_run(run, which, say)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
+    try:
+        write_folder(saved, part, dtype, say)
+        (part / "README.md").write_text(card(saved, which, target.name, dtype))
+        part.chmod(0o755)
+        check_free(target)
+        part.rename(target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return target
+
+
+def check_free(target: Path) -> None:
+    """Raise `ValueError` unless `target` can be written without touching anything."""
+    if target.is_dir() and not any(target.iterdir()):
+        return
+    if target.exists():
+        raise ValueError(f"to={target} is there already and is never overwritten: choose another folder")
+
+
+def write_folder(saved: Saved, folder: Path, dtype: str, say: Callable[[str], None]) -> None:
+    """Weights, configuration, tokenizer with its chat template, and the settings of the run."""
+    config = saved.config
+    task = load_task(config.task) if is_own_tokenizer(config.policy) else None
+    tokenizer = tokenizer_for(config.policy, task, say)
+    policy = load_policy(
+        config.policy, len(tokenizer), weights=saved.weights, device="cpu", precision="float32", say=say
+    )
+    model = policy.model.model
+    model.set_attn_implementation("eager")  # ours has a name that other programs do not know
+    model.to(PRECISIONS[dtype]).save_pretrained(folder)
+    if is_own_tokenizer(config.policy):
+        say(f"This model reads characters ({tokenizer.name!r}): it has no Hugging Face tokenizer to export.")
+    else:
+        AutoTokenizer.from_pretrained(resolve(config.policy.model, say)).save_pretrained(folder)
+    shutil.copyfile(saved.folder.config, folder / SETTINGS)
+
+
+def card(saved: Saved, which: str, name: str, dtype: str) -> str:
+    """A short model card."""
+    config = saved.config
+    summary = read_summary(saved)
+    task = summary.get("task") or config.task["_target_"].rpartition(".")[2]
+    lines = [
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        "tags: [reinforcement-learning, textenv]",
+        "---",
+        f"# {name}",
+        "",
+        f"`{config.policy.model}`, trained with {config.agent.name.upper()} on the task `{task}` by textenv.",
+        "",
+        "| | |",
+        "| --- | --- |",
+        f"| checkpoint | iteration {saved.iteration} of run `{saved.folder.path.name}` |",
+        f"| seed | {config.seed} |",
+        f"| weights | {dtype} |",
+    ]
+    if summary:
+        before, after = summary["accuracy"]["before"], summary["accuracy"]["after"]
+        lines += [
+            f"| held-out accuracy before training | {before:.3f} ({summary['num_problems']} problems, greedy) |",
+            f"| held-out accuracy at the end (iteration {summary['iterations']}) | {after:.3f} |",
+            f"| generated tokens | {summary['tokens']} |",
+            f"| seconds of training | {summary['seconds']:.0f} on {summary['device']} |",
+        ]
+    else:
+        lines += ["| held-out accuracy | the run has not ended: see its `metrics.jsonl` |"]
+    command = f"python -m agents.export run={saved.folder.path} to={name} checkpoint={which} dtype={dtype}"
+    return "\n".join([*lines, "", *usage(is_own_tokenizer(config.policy)), "", *origin(command)]) + "\n"
+
+
+def usage(own_tokenizer: bool) -> list[str]:
+    """How to load the folder."""
+    loading = ["from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
+    loading += ["model = AutoModelForCausalLM.from_pretrained(folder)"]
+    if own_tokenizer:
+        loading[0] = "from transformers import AutoModelForCausalLM"
+        note = ["The tokens are the characters of the training task; there is no tokenizer in this folder.", ""]
+        return [*note, "```python", *loading, "```"]
+    return ["```python", *loading, "tokenizer = AutoTokenizer.from_pretrained(folder)", "```"]
+
+
+def origin(command: str) -> list[str]:
+    """Where the folder comes from."""
+    return [f"Written by `{command}`; all settings of the training run are in `{SETTINGS}`."]
+
+
+def read_summary(saved: Saved) -> dict[str, Any]:
+    """The run's summary; empty when it has not ended."""
+    path = saved.folder.summary
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+@hydra.main(version_base="1.3", config_path=CONF, config_name="export")
+def main(composed: DictConfig) -> None:
+    """Compose, export, tell."""
+    disable_progress_bar()
+    try:
+        config: Any = OmegaConf.to_object(composed)
+        folder = export(config.run, config.to, which=config.checkpoint, dtype=config.dtype, say=print)
+    except (ValueError, OmegaConfBaseException) as error:
+        sys.exit(f"error: {error}")
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    print(f"Wrote {folder} ({size / 1e6:.0f} MB): {', '.join(sorted(file.name for file in folder.iterdir()))}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""The trained policy of a run's folder: settings through the typed configuration, weights from a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch import Tensor
+
+from agents import checkpoint
+from agents.config import PolicyConfig, TrainConfig, typed
+from agents.policy import Policy, Sampling
+from agents.policy.hardware import pick_device, pick_dtype
+from agents.policy.loading import TINY
+from agents.resume import agent_schema
+from agents.run_folder import RunFolder
+from agents.setup import build_model, tokenizer_of
+from textenv import Task, Tokenizer, load_tokenizer
+
+CONF = str(Path(__file__).resolve().parents[1] / "conf")
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A run as it lies on the disk."""
+
+    folder: RunFolder
+    config: TrainConfig
+    iteration: int
+    """Of the checkpoint that was chosen."""
+    weights: Mapping[str, Tensor]
+    """The policy's float32 masters."""
+
+
+def open_run(path: str, which: str = "last", say: Say = print) -> Saved:
+    """A run's settings and the weights of its checkpoint `which`: `last`, `best` on held-out problems, or an iteration.
+
+    Raises `ValueError` for a folder that is not a run's, and where that checkpoint is not there or not intact.
+    """
+    folder = RunFolder(Path(path))
+    config = saved_config(folder)
+    iteration, state = checkpoint.load(folder.path, chosen_iteration(folder, which), say=say)
+    return Saved(folder, config, iteration, state["agent"]["optimizer"]["actor"])
+
+
+def saved_config(folder: RunFolder) -> TrainConfig:
+    """The settings that a run was started with. Raises `ValueError` where they are not those of a run."""
+    settings: Any = folder.settings()
+    try:
+        agent: Any = OmegaConf.merge(agent_schema(settings), settings["agent"])
+        composed = OmegaConf.merge(OmegaConf.structured(TrainConfig), {**settings, "agent": agent})
+    except (OmegaConfBaseException, KeyError, TypeError) as error:
+        raise ValueError(f"{folder.config} does not hold the settings of a run: {error}") from error
+    assert isinstance(composed, DictConfig)
+    return typed(composed)
+
+
+def chosen_iteration(folder: RunFolder, which: str) -> int | None:
+    """The iteration that `which` names; None lets the newest intact one be taken."""
+    if which == "last":
+        return None
+    if which == "best":
+        return checkpoint.best_iteration(folder.path)
+    if not which.isdecimal():
+        raise ValueError(f"checkpoint must be last, best or an iteration, got {which!r}")
+    return int(which)
+
+
+def tokenizer_for(config: PolicyConfig, task: Task | None, say: Say = print) -> Tokenizer:
+    """The model's own; for a random model the task's, or bytes."""
+    name = tokenizer_of(config, say)
+    own = getattr(task, "tokenizer", None)
+    return load_tokenizer(name) if name else load_tokenizer("byte") if own is None else own()
+
+
+def load_policy(
+    config: PolicyConfig,
+    num_actions: int,
+    *,
+    weights: Mapping[str, Tensor] | None = None,
+    sampling: Sampling | None = None,
+    device: str = "auto",
+    precision: str | None = None,
+    seed: int = 0,
+    say: Say = print,
+) -> Policy:
+    """A policy that only acts: of `weights`, or the untrained one (`seed` is for a random model).
+
+    Raises `ValueError` when the weights are not those of this model.
+    """
+    place = pick_device(device)
+    model = build_model(config, num_actions, place, seed, say)
+    if weights is not None:
+        load_weights(model, weights, config.model)
+    dtype = pick_dtype(precision or config.precision, place)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False).data = parameter.data.to(dtype)
+    return Policy(
+        model, num_actions=num_actions, sampling=sampling or Sampling(config.temperature, config.top_k, config.top_p)
+    )
+
+
+@torch.no_grad()
+def load_weights(model: torch.nn.Module, weights: Mapping[str, Tensor], name: str) -> None:
+    """Copy a checkpoint's weights into a model's parameters, all of them or none."""
+    parameters = dict(model.named_parameters())
+    shapes: dict[str, Any] = {key: tuple(p.shape) for key, p in parameters.items()}
+    saved = {key: tuple(w.shape) for key, w in weights.items()}
+    if shapes != saved:
+        wrong = sorted(key for key in {*shapes, *saved} if shapes.get(key) != saved.get(key))
+        raise ValueError(
+            f"the checkpoint does not belong to policy.model={name}: {wrong[0]} has the shape {saved.get(wrong[0])} "
+            f"in the checkpoint and {shapes.get(wrong[0])} in the model"
+        )
+    for key, parameter in parameters.items():
+        parameter.copy_(weights[key])
+
+
+def is_own_tokenizer(config: PolicyConfig) -> bool:
+    """Whether the model has no tokenizer of its own and reads the task's."""
+    return config.model == TINY
