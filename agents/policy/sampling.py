@@ -73,8 +73,10 @@ def draw(
         token = logits.argmax(-1)
     else:
         mass = mass.cumsum_(-1)
-        point = (uniform * mass[:, -1].double()).float()
-        token = torch.searchsorted(mass, point[:, None], right=True)[:, 0].clamp_(max=logits.shape[1] - 1)
+        total_mass = mass[:, -1]
+        below = total_mass.nextafter(torch.zeros_like(total_mass))  # float32 rounds 1 - 2^-26 up to the total
+        point = torch.minimum((uniform * total_mass.double()).float(), below)
+        token = torch.searchsorted(mass, point[:, None], right=True)[:, 0]
     return token, centred.gather(1, token[:, None])[:, 0], entropy
 
 
