@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -119,6 +119,7 @@ def shaped_reward(
     return torch.where(mask, reward - beta * (logprob - reference_logprob), 0.0)
 
 
+@runtime_checkable
 class Controller(Protocol):
     """Who sets beta: a frozen record, replaced by its own `update` after every rollout. Saved as its `beta`."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from rewards.types import Message
 
@@ -34,6 +34,7 @@ class Problem:
     row: Mapping[str, Any] = field(default_factory=dict)
 
 
+@runtime_checkable
 class Task(Protocol):
     """Problems in disjoint splits, deterministic by index, and the reward that belongs to them."""
 
