@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Sequence
+from dataclasses import fields as fields_of
 from typing import Any
 
 import numpy as np
@@ -67,7 +69,8 @@ def hugging_face_model(family: str = "llama", *, seed: int = 0, spread: float = 
     """A random model whose next-token distributions are far from uniform and depend on what came before."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(FAMILIES[family], attn_implementation="eager")
+        config = copy.deepcopy(FAMILIES[family])  # a model keeps and changes the one that it is given
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.data.normal_(0, spread)
@@ -209,6 +212,25 @@ def make_rollout(
         valid=torch.ones(num_rows, dtype=torch.bool),
     )
     return made.with_(**fields)
+
+
+def widened(rollout: Rollout, count: int) -> Rollout:
+    """The same rows with `count` more columns of padding."""
+    columns = [f.name for f in fields_of(Rollout) if getattr(getattr(rollout, f.name), "ndim", 0) == 2]
+    return rollout.with_(**{name: torch.nn.functional.pad(getattr(rollout, name), (0, count)) for name in columns})
+
+
+def soiled(rollout: Rollout, policy: Policy) -> Rollout:
+    """NaN and nonsense wherever nothing may be read: outside the mask, beyond the length, in invalid rows."""
+    unread = ~rollout.trainable
+    dirty = {
+        name: x.masked_fill(unread, torch.nan)
+        for name in ("sampled_logprob", "entropy", "reward", "old_logprob", "reference_logprob", "value")
+        if (x := getattr(rollout, name)) is not None
+    }
+    beyond = torch.arange(rollout.tokens.shape[1]) >= rollout.length[:, None]
+    nonsense = -5 if policy.model.packed else 11
+    return rollout.with_(tokens=rollout.tokens.masked_fill(beyond, nonsense), **dirty)
 
 
 def weights_of(policy: Policy) -> dict[str, torch.Tensor]:
