@@ -48,10 +48,13 @@ class OptimConfig:
     """`token_mean`, `sequence_mean` or `constant` (see `agents.losses.token_weights`)."""
     max_grad_norm: float = 1.0
     weight_decay: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
 
     def __post_init__(self) -> None:
-        self.betas = (self.betas[0], self.betas[1])
+        require(
+            len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas),
+            f"agent.optim.betas must be two numbers from 0 to below 1, got {self.betas}",
+        )
         for name in ("epochs", "microbatch_tokens"):
             require(getattr(self, name) >= 1, f"agent.optim.{name} must be at least 1, got {getattr(self, name)}")
         rows = self.minibatch_rows
@@ -164,8 +167,9 @@ class Optimizer:
         groups = [{"params": list(self.actor.masters.values()), "name": "actor"}]
         if critic:
             groups.append({"params": list(self.critic.masters.values()), "name": "critic"})
+        betas = (config.betas[0], config.betas[1])
         self.adam = torch.optim.AdamW(
-            groups, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True
+            groups, lr=config.learning_rate, betas=betas, weight_decay=config.weight_decay, fused=True
         )
         self.num_steps = 0
         self.num_updates = 0
