@@ -1,0 +1,159 @@
+import json
+
+import pytest
+import torch
+from finished_runs import finish_run, save_chat_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from agents.config import PolicyConfig
+from agents.export import export
+from agents.saved import load_policy, open_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return finish_run(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def chat_run(tmp_path_factory):
+    model = save_chat_model(tmp_path_factory.mktemp("models") / "bytes")
+    policy = PolicyConfig(str(model), precision="float32")
+    return finish_run(tmp_path_factory.mktemp("runs"), policy=policy, iterations=1)
+
+
+def quiet(text):
+    pass
+
+
+def logits_of_run(path, tokens, which="last"):
+    saved = open_run(str(path), which)
+    policy = load_policy(saved.config.policy, 7, weights=saved.weights, precision="float32")
+    return policy.model.model(input_ids=tokens).logits if not policy.model.packed else packed_logits(policy, tokens)
+
+
+def packed_logits(policy, tokens):
+    from agents.policy.model import causal_view
+
+    position = torch.arange(tokens.shape[1])
+    view = causal_view(1, tokens.shape[1], torch.device("cpu"))
+    return policy.model.head(policy.model.states(tokens[0], position, view))[None]
+
+
+def test_exported_logits_equal_those_of_the_run(run, tmp_path):
+    folder = export(str(run), str(tmp_path / "model"), say=quiet)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokens = torch.tensor([[1, 4, 2, 0, 3]])
+    assert model.dtype == torch.float32
+    with torch.no_grad():
+        torch.testing.assert_close(model(input_ids=tokens).logits, logits_of_run(run, tokens), atol=1e-6, rtol=1e-5)
+
+
+def test_an_iteration_can_be_chosen_and_differs_from_the_last(run, tmp_path):
+    tokens = torch.tensor([[1, 4, 2]])
+    first = export(str(run), str(tmp_path / "first"), which="1", say=quiet)
+    with torch.no_grad():
+        logits = AutoModelForCausalLM.from_pretrained(first)(input_ids=tokens).logits
+        torch.testing.assert_close(logits, logits_of_run(run, tokens, "1"), atol=1e-6, rtol=1e-5)
+        assert (logits - logits_of_run(run, tokens, "last")).abs().max() > 1e-3
+
+
+def test_the_best_checkpoint_can_be_exported(run, tmp_path):
+    assert "iteration" in (export(str(run), str(tmp_path / "b"), which="best", say=quiet) / "README.md").read_text()
+
+
+def test_a_model_with_its_own_tokenizer_brings_it_with_its_chat_template(chat_run, tmp_path):
+    folder = export(str(chat_run), str(tmp_path / "model"), say=quiet)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer.apply_chat_template([{"role": "user", "content": "3="}], add_generation_prompt=True)["input_ids"]
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    with torch.no_grad():
+        own = model(input_ids=torch.tensor([ids])).logits
+        torch.testing.assert_close(own, logits_of_run(chat_run, torch.tensor([ids])), atol=1e-6, rtol=1e-5)
+
+
+def test_a_model_that_reads_characters_says_that_it_has_no_tokenizer(run, tmp_path):
+    said = []
+    folder = export(str(run), str(tmp_path / "model"), say=said.append)
+    assert any("no Hugging Face tokenizer" in text for text in said)
+    assert not (folder / "tokenizer.json").exists()
+    assert "no tokenizer in this folder" in (folder / "README.md").read_text()
+
+
+def test_bfloat16_halves_the_file(run, tmp_path):
+    full = export(str(run), str(tmp_path / "full"), say=quiet)
+    half = export(str(run), str(tmp_path / "half"), dtype="bfloat16", say=quiet)
+    assert AutoModelForCausalLM.from_pretrained(half).dtype == torch.bfloat16
+    sizes = [(folder / "model.safetensors").stat().st_size for folder in (half, full)]
+    assert sizes[0] < 0.7 * sizes[1]
+
+
+def test_the_configuration_does_not_name_our_attention(run, tmp_path):
+    folder = export(str(run), str(tmp_path / "model"), say=quiet)
+    assert "textenv" not in json.dumps(json.loads((folder / "config.json").read_text()))
+
+
+def test_the_card_tells_agent_task_accuracy_and_command(run, tmp_path):
+    text = (export(str(run), str(tmp_path / "model"), say=quiet) / "README.md").read_text()
+    summary = json.loads((run / "summary.json").read_text())
+    for expected in ("GRPO", "echo", f"{summary['accuracy']['after']:.3f}", "python -m agents.export"):
+        assert expected in text
+
+
+def test_a_folder_that_holds_something_is_never_overwritten(run, tmp_path):
+    target = tmp_path / "taken"
+    target.mkdir()
+    (target / "mine.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"to=.*taken is there already and is never overwritten"):
+        export(str(run), str(target), say=quiet)
+    assert [file.name for file in target.iterdir()] == ["mine.txt"]
+
+
+def test_a_failure_leaves_nothing_behind(run, tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("agents.export.card", fail)
+    with pytest.raises(OSError, match="disk full"):
+        export(str(run), str(tmp_path / "model"), say=quiet)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_not_a_run_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"is not the folder of a run: it has no config\.yaml"):
+        export(str(tmp_path), str(tmp_path / "model"), say=quiet)
+
+
+def test_settings_that_are_not_those_of_a_run_are_refused(tmp_path):
+    (tmp_path / "config.yaml").write_text("agent: {name: grpo}\nunknown: 3\n")
+    with pytest.raises(ValueError, match=r"config\.yaml does not hold the settings of a run"):
+        export(str(tmp_path), str(tmp_path / "model"), say=quiet)
+
+
+def test_a_run_without_an_intact_checkpoint_is_refused(run, tmp_path):
+    (tmp_path / "config.yaml").write_text((run / "config.yaml").read_text())
+    with pytest.raises(ValueError, match="no checkpoint in"):
+        export(str(tmp_path), str(tmp_path / "model"), say=quiet)
+    broken = tmp_path / "checkpoints" / "iteration_000001"
+    broken.mkdir(parents=True)
+    (broken / "state.pt").write_bytes(b"half")
+    with pytest.raises(ValueError, match="no intact checkpoint"):
+        export(str(tmp_path), str(tmp_path / "model"), say=quiet)
+
+
+def test_a_checkpoint_that_is_not_there_is_refused(run, tmp_path):
+    with pytest.raises(ValueError, match="checkpoint of iteration 77"):
+        export(str(run), str(tmp_path / "model"), which="77", say=quiet)
+    with pytest.raises(ValueError, match="checkpoint must be last, best or an iteration, got 'newest'"):
+        export(str(run), str(tmp_path / "model"), which="newest", say=quiet)
+
+
+def test_a_checkpoint_of_another_model_is_refused(run, tmp_path):
+    import shutil
+
+    other = shutil.copytree(run, tmp_path / "other")
+    settings = (other / "config.yaml").read_text()
+    (other / "config.yaml").write_text(settings.replace("hidden_size: 16", "hidden_size: 32"))
+    with pytest.raises(ValueError, match=r"does not belong to policy\.model=tiny"):
+        export(str(other), str(tmp_path / "model"), say=quiet)
