@@ -11,6 +11,7 @@ from textenv.types import Task
 BUILT_IN = {
     "arithmetic": "textenv.tasks.arithmetic.Arithmetic",
     "countdown": "textenv.tasks.countdown.Countdown",
+    "digits": "textenv.tasks.digits.Digits",
     "jsonl": "textenv.tasks.jsonl.JsonlTask",
     "target": "textenv.tasks.target.Target",
     "text": "textenv.tasks.text.Problems",
