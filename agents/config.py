@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from agents.grpo import GRPOConfig
 from agents.optim import require
+from agents.policy.hardware import PRECISIONS
 from agents.policy.loading import TinyConfig
 from agents.ppo import PPOConfig
 
@@ -40,6 +41,10 @@ class PolicyConfig:
     def __post_init__(self) -> None:
         require(bool(self.model), "policy.model must be a name or a folder, got an empty text")
         require(self.temperature > 0, f"policy.temperature must be above 0 to explore, got {self.temperature}")
+        require(self.top_k >= 0, f"policy.top_k must be at least 0 (0: off), got {self.top_k}")
+        require(0 < self.top_p <= 1, f"policy.top_p must be in (0, 1], got {self.top_p}")
+        known = ("auto", *PRECISIONS)
+        require(self.precision in known, f"policy.precision must be one of {', '.join(known)}, got {self.precision!r}")
 
 
 @dataclass
@@ -123,6 +128,8 @@ class TrainConfig:
     iterations: int = 40
     max_seconds: float | None = None
     """End early after this many seconds of training; null: no limit."""
+    max_tokens: int | None = None
+    """End after this many generated tokens; null: no limit."""
     checkpoint_every: int = 20
     """Iterations between checkpoints; the end and Ctrl-C always write one."""
     keep_checkpoints: int = 1
@@ -137,7 +144,9 @@ class TrainConfig:
         require(self.iterations >= 1, f"iterations must be at least 1, got {self.iterations}")
         require(self.checkpoint_every >= 1, f"checkpoint_every must be at least 1, got {self.checkpoint_every}")
         require(self.keep_checkpoints >= 1, f"keep_checkpoints must be at least 1, got {self.keep_checkpoints}")
-        require(self.max_seconds is None or self.max_seconds > 0, f"max_seconds must be positive, got {self.max_seconds}")
+        limit = self.max_seconds
+        require(limit is None or limit > 0, f"max_seconds must be positive or null, got {limit}")
+        require(self.max_tokens is None or self.max_tokens >= 1, f"max_tokens must be at least 1, got {self.max_tokens}")
         require(self.threads is None or self.threads >= 1, f"threads must be at least 1 or null, got {self.threads}")
         require(self.seed >= 0, f"seed must be at least 0, got {self.seed}")
 

@@ -153,7 +153,8 @@ def next_problems(num_problems: int, start: int, count: int, seed: int) -> np.nd
     [0, 1, 2, 3]
     """
     position = np.arange(start, start + count)
-    passes = {p: np.random.default_rng([seed, p]).permutation(num_problems) for p in set(position // num_problems)}
+    numbers = {int(p) for p in position // num_problems}
+    passes = {p: np.random.default_rng([seed, p]).permutation(num_problems) for p in numbers}
     return np.array([passes[p][k] for p, k in zip(position // num_problems, position % num_problems, strict=True)])
 
 
@@ -169,7 +170,10 @@ def train(run: Run, *, say: Callable[[str], None] = print) -> dict[str, Any]:
     title = f"{config.agent.name} on {run.envs.train.task.name}, {config.policy.model}"
     completions = run.folder.completions.open("a") if config.logging.completions else None
     try:
-        with Progress(config.iterations, title=title, start=counters.iteration) as progress, Interrupt(progress.note) as interrupt:
+        with (
+            Progress(config.iterations, title=title, start=counters.iteration) as progress,
+            Interrupt(progress.note) as interrupt,
+        ):
             while not finished(run) and not interrupt.requested:
                 metrics, collected = run.iterate()
                 if completions is not None:
@@ -197,11 +201,14 @@ def train(run: Run, *, say: Callable[[str], None] = print) -> dict[str, Any]:
 
 
 def finished(run: Run) -> bool:
-    """Whether the iterations or the seconds are spent."""
-    limit = run.config.max_seconds
-    return run.counters.iteration >= run.config.iterations or (
-        limit is not None and run.counters.train_seconds >= limit
+    """Whether the iterations, the seconds or the tokens are spent."""
+    config, counters = run.config, run.counters
+    spent = (
+        (counters.iteration, config.iterations),
+        (counters.train_seconds, config.max_seconds),
+        (counters.num_tokens, config.max_tokens),
     )
+    return any(limit is not None and done >= limit for done, limit in spent)
 
 
 def open_logs(run: Run) -> list[Any]:
