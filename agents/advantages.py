@@ -6,14 +6,11 @@ Nothing here carries a gradient.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-Scale = Literal["group", "batch", "none"]
-SCALES: tuple[Scale, ...] = ("group", "batch", "none")
+SCALES = ("group", "batch", "none")
 
 
 @torch.no_grad()
@@ -21,7 +18,7 @@ def group_advantages(
     returns: Float[Tensor, "N"],
     problem: Int[Tensor, "N"],
     *,
-    scale: Scale = "group",
+    scale: str = "group",
     valid: Bool[Tensor, "N"] | None = None,
 ) -> Float[Tensor, "N"]:
     """Each return relative to the others of its problem: `(R - mean) / std`.

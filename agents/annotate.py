@@ -36,7 +36,7 @@ def annotate(rollout: Rollout, policy: Policy, reference: Policy | None, config:
 
 
 def kl_metrics(rollout: Rollout) -> dict[str, float]:
-    """`kl`: nats per token from the reference (k3, never negative); `kl/row`: nats per episode (k1). Empty without one."""
+    """`kl`: nats per token from the reference (k3, never negative); `kl/row`: nats per episode (k1)."""
     if rollout.reference_logprob is None:
         return {}
     mask = rollout.trainable

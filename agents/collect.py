@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,6 +51,7 @@ def collect(
     policy.reset()
     group_ids = np.arange(len(problems)) if group_ids is None else group_ids
     options = {"indices": problems, "group_ids": group_ids} | ({"split": split} if split else {})
+    observation: Any
     observation, infos = env.reset(options=options)
     record = Record(len(problems), observation["tokens"].shape[1])
     restarts = env.autoreset_mode is AutoresetMode.NEXT_STEP
@@ -74,7 +76,7 @@ def collect(
         pending = over & restarts
         if on_step is not None:
             on_step(record.num_ended, len(problems))
-    return record.result(group_ids, first_episode)
+    return record.result(group_ids, first_episode, env.stop_spec.max_new_tokens)
 
 
 class Record:
@@ -112,9 +114,10 @@ class Record:
             self.ended[k] = verdict
         self.num_ended += len(rows)
 
-    def result(self, group_ids: np.ndarray, first_episode: int) -> Collected:
-        """The Rollout, cut to the columns that are in use."""
-        num_columns = int((self.length - self.prompt_length).max())
+    def result(self, group_ids: np.ndarray, first_episode: int, budget: int) -> Collected:
+        """The Rollout. It has at least `budget` response columns, so that how a token is weighed (the aggregation
+        `constant`) does not depend on how long the others' answers happen to be."""
+        num_columns = max(int((self.length - self.prompt_length).max()), budget)
         column = self.prompt_length[:, None] + np.arange(num_columns)
         inside = column < self.length[:, None]
         column = np.where(inside, column, 0)

@@ -7,11 +7,13 @@ nothing behind it sees OmegaConf.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from agents.grpo import GRPOConfig
 from agents.optim import require
@@ -146,7 +148,9 @@ class TrainConfig:
         require(self.keep_checkpoints >= 1, f"keep_checkpoints must be at least 1, got {self.keep_checkpoints}")
         limit = self.max_seconds
         require(limit is None or limit > 0, f"max_seconds must be positive or null, got {limit}")
-        require(self.max_tokens is None or self.max_tokens >= 1, f"max_tokens must be at least 1, got {self.max_tokens}")
+        require(
+            self.max_tokens is None or self.max_tokens >= 1, f"max_tokens must be at least 1, got {self.max_tokens}"
+        )
         require(self.threads is None or self.threads >= 1, f"threads must be at least 1 or null, got {self.threads}")
         require(self.seed >= 0, f"seed must be at least 0, got {self.seed}")
 
@@ -157,6 +161,18 @@ def register() -> None:
     store.store(name="train_schema", node=TrainConfig)
     store.store(group="agent", name="grpo", node=GRPOConfig)
     store.store(group="agent", name="ppo", node=PPOConfig)
+
+
+def from_settings(settings: Mapping[str, Any]) -> TrainConfig:
+    """The dataclasses behind settings that a run's folder holds. Raises `ValueError` where they are not a run's."""
+    try:
+        schema = OmegaConf.structured({"grpo": GRPOConfig, "ppo": PPOConfig}[settings["agent"]["name"]])
+        agent = OmegaConf.merge(schema, settings["agent"])
+        composed = OmegaConf.merge(OmegaConf.structured(TrainConfig), dict(settings) | {"agent": agent})
+    except (OmegaConfBaseException, KeyError, TypeError) as error:
+        raise ValueError(f"these are not the settings of a run: {error}") from error
+    assert isinstance(composed, DictConfig)
+    return typed(composed)
 
 
 def typed(composed: DictConfig) -> TrainConfig:

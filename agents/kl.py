@@ -17,14 +17,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-Kind = Literal["k2", "k3", "weighted_k3"]
-KINDS: tuple[Kind, ...] = ("k2", "k3", "weighted_k3")
+KINDS = ("k2", "k3", "weighted_k3")
 
 MAX_LOG_RATIO = 20.0
 """Exponents are cut off here: `exp` would overflow, and an infinity times a zero gradient is NaN."""
@@ -63,7 +62,7 @@ def weighted_k3(
 def kl_penalty(
     logprob: Float[Tensor, "*shape"],
     reference_logprob: Float[Tensor, "*shape"],
-    kind: Kind = "weighted_k3",
+    kind: str = "weighted_k3",
     *,
     old_logprob: Float[Tensor, "*shape"] | None = None,
     mask: Bool[Tensor, "*shape"] | None = None,

@@ -11,14 +11,11 @@ gradient; the others are constants of the objective and are detached.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-Aggregation = Literal["token_mean", "sequence_mean", "constant"]
-AGGREGATIONS: tuple[Aggregation, ...] = ("token_mean", "sequence_mean", "constant")
+AGGREGATIONS = ("token_mean", "sequence_mean", "constant")
 
 MAX_LOG_RATIO = 20.0
 """Log-ratios are cut off here: `exp` would overflow, and an infinity times a zero gradient is NaN."""
@@ -69,7 +66,7 @@ def value_loss(
     *,
     old_value: Float[Tensor, "*shape"] | None = None,
     clip: float | None = None,
-    kind: Literal["squared", "huber"] = "squared",
+    kind: str = "squared",
     delta: float = 1.0,
     mask: Bool[Tensor, "*shape"] | None = None,
 ) -> Float[Tensor, "*shape"]:
@@ -105,7 +102,7 @@ def entropy_bonus(
 
 
 def token_weights(
-    mask: Bool[Tensor, "N A"], aggregation: Aggregation, *, max_tokens: int | None = None
+    mask: Bool[Tensor, "N A"], aggregation: str, *, max_tokens: int | None = None
 ) -> Float[Tensor, "N A"]:
     """One weight a token, such that the loss of a minibatch is the sum of weight times loss.
 

@@ -71,9 +71,9 @@ class OptimConfig:
                 x in DECAYS or (x is None and name == "critic_decay"),
                 f"agent.optim.{name} must be one of {', '.join(DECAYS)}, got {x!r}",
             )
-        known = ", ".join(AGGREGATIONS)
         require(
-            self.aggregation in AGGREGATIONS, f"agent.optim.aggregation must be one of {known}, got {self.aggregation!r}"
+            self.aggregation in AGGREGATIONS,
+            f"agent.optim.aggregation must be one of {', '.join(AGGREGATIONS)}, got {self.aggregation!r}",
         )
 
 
@@ -236,7 +236,7 @@ class Optimizer:
         self, loss: LossFunction, rollout: Rollout, rows: Tensor, skip: Tensor | None, max_tokens: int | None
     ) -> tuple[dict[str, float], int, dict[str, float]]:
         """Add the gradient of one minibatch; returns means over its tokens, their number, and sampler mismatch."""
-        weight = token_weights(rollout.trainable[rows], self.config.aggregation, max_tokens=max_tokens)  # type: ignore[arg-type]
+        weight = token_weights(rollout.trainable[rows], self.config.aggregation, max_tokens=max_tokens)
         active = rollout.trainable[rows].any(1)
         if skip is not None:
             active &= ~skip[rows]
@@ -248,7 +248,7 @@ class Optimizer:
             result = loss(rows[part])
             total = weighted_sum(result.loss, weight[part].to(result.loss.device))
             if not total.isfinite():
-                raise FloatingPointError(f"the loss of rows {rows[part].tolist()} is {float(total)}")
+                raise FloatingPointError(f"the loss of rows {rows[part].tolist()} is {total.item()}")
             total.backward()
             num_tokens = int(mask.sum())
             count += num_tokens

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from agents.checkpoint import config_differences
 from agents.run_folder import RunFolder
@@ -16,14 +16,11 @@ FREE = ("iterations", "max_seconds", "max_tokens", "checkpoint_every", "keep_che
 FREE_GROUPS = ("evaluation.", "logging.")
 
 
-def resumed(folder: str, overrides: Sequence[str], agents: dict[str, Any]) -> DictConfig:
-    """A run's own settings with this command line's changes.
-
-    `agents` maps an agent's name to its dataclass. Raises `ValueError` for a change that is not allowed.
-    """
+def resumed(folder: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """A run's own settings with this command line's changes. Raises `ValueError` for one that is not allowed."""
     saved = RunFolder(Path(folder)).settings()
     changes = OmegaConf.to_container(OmegaConf.from_dotlist([text.lstrip("+") for text in overrides]))
-    merged: dict[str, Any] = OmegaConf.to_container(OmegaConf.merge(saved, changes))  # type: ignore[assignment]
+    merged: Any = OmegaConf.to_container(OmegaConf.merge(saved, changes))
     differences = config_differences(saved, merged)
     wrong = [line for line in differences if not line.startswith(FREE_GROUPS) and line.split(":")[0] not in FREE]
     if wrong:
@@ -31,5 +28,4 @@ def resumed(folder: str, overrides: Sequence[str], agents: dict[str, Any]) -> Di
             f"resume={folder} continues a run and cannot change its settings: {'; '.join(wrong)}. "
             f"Free to change: {', '.join(FREE[:-1])}, evaluation.*, logging.*"
         )
-    name = merged["agent"]["name"]
-    return OmegaConf.create({**merged, "agent": OmegaConf.merge(OmegaConf.structured(agents[name]), merged["agent"])})
+    return merged

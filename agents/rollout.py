@@ -10,6 +10,7 @@ Shape letters used throughout `agents`:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -59,7 +60,7 @@ class Rollout:
 
     def __getitem__(self, rows: Tensor | slice) -> Rollout:
         """The same record for some rows, columns untouched."""
-        return Rollout(**{f.name: None if (x := getattr(self, f.name)) is None else x[rows] for f in fields(self)})
+        return self._map(lambda x: x[rows])
 
     def with_(self, **changes: Any) -> Rollout:
         """A copy with some fields replaced."""
@@ -67,7 +68,18 @@ class Rollout:
 
     def to(self, device: torch.device | str) -> Rollout:
         """A copy on `device`."""
-        return Rollout(**{f.name: None if (x := getattr(self, f.name)) is None else x.to(device) for f in fields(self)})
+        return self._map(lambda x: x.to(device))
+
+    def known(self, name: str) -> Tensor:
+        """An optional field that must be there by now; raises `ValueError` when nothing has filled it in."""
+        x = getattr(self, name)
+        if x is None:
+            raise ValueError(f"the rollout has no {name}: see agents.annotate")
+        return x
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Rollout:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: change(x) for name, x in values.items() if x is not None})
 
     @property
     def trainable(self) -> Bool[Tensor, "N A"]:

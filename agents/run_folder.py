@@ -1,12 +1,12 @@
 """The folder of a run: what lies where, created once, never over an earlier one.
 
-    runs/<name>/config.yaml          the settings, as composed
-                metrics.jsonl        one line an iteration
-                completions.jsonl    every completion with its scores
-                tensorboard/
-                checkpoints/
-                curves.png           learning curves, drawn at the end
-                summary.json         before and after, seconds, tokens, memory
+runs/<name>/config.yaml          the settings, as composed
+            metrics.jsonl        one line an iteration
+            completions.jsonl    every completion with its scores
+            tensorboard/
+            checkpoints/
+            curves.png           learning curves, drawn at the end
+            summary.json         before and after, seconds, tokens, memory
 """
 
 from __future__ import annotations

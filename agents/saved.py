@@ -8,16 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from agents import checkpoint
-from agents.config import PolicyConfig, TrainConfig, typed
+from agents.config import PolicyConfig, TrainConfig, from_settings
 from agents.policy import Policy, Sampling
 from agents.policy.hardware import pick_device, pick_dtype
 from agents.policy.loading import TINY
-from agents.resume import agent_schema
 from agents.run_folder import RunFolder
 from agents.setup import build_model, tokenizer_of
 from textenv import Task, Tokenizer, load_tokenizer
@@ -51,14 +48,10 @@ def open_run(path: str, which: str = "last", say: Say = print) -> Saved:
 
 def saved_config(folder: RunFolder) -> TrainConfig:
     """The settings that a run was started with. Raises `ValueError` where they are not those of a run."""
-    settings: Any = folder.settings()
     try:
-        agent: Any = OmegaConf.merge(agent_schema(settings), settings["agent"])
-        composed = OmegaConf.merge(OmegaConf.structured(TrainConfig), {**settings, "agent": agent})
-    except (OmegaConfBaseException, KeyError, TypeError) as error:
-        raise ValueError(f"{folder.config} does not hold the settings of a run: {error}") from error
-    assert isinstance(composed, DictConfig)
-    return typed(composed)
+        return from_settings(folder.settings())
+    except ValueError as error:
+        raise ValueError(f"{folder.config}: {error}") from error
 
 
 def chosen_iteration(folder: RunFolder, which: str) -> int | None:

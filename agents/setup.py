@@ -110,9 +110,7 @@ def build_agent(config: TrainConfig, policy: Policy) -> GRPO | PPO:
     """The agent around `policy`, whose parameters take the run's number format; a frozen reference if it needs one."""
     dtype = pick_dtype(config.policy.precision, policy.device)
     reference = frozen_copy(policy, dtype) if config.agent.needs_reference else None
-    optimizer = Optimizer(
-        policy, config.agent.optim, total_iterations=config.iterations, seed=config.seed, dtype=dtype
-    )
+    optimizer = Optimizer(policy, config.agent.optim, total_iterations=config.iterations, seed=config.seed, dtype=dtype)
     if isinstance(config.agent, GRPOConfig):
         return GRPO(config.agent, policy, optimizer, reference)
     return PPO(config.agent, policy, optimizer, reference)

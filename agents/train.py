@@ -1,7 +1,7 @@
 """The training loop: act, learn, log, save.
 
-    python -m agents.train agent=grpo task=arithmetic policy=smollm2
-    python -m agents.train --help
+python -m agents.train agent=grpo task=arithmetic policy=smollm2
+python -m agents.train --help
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from typing import Any
 import hydra
 import numpy as np
 import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from agents import checkpoint
 from agents.collect import Collected, collect
-from agents.config import TrainConfig, register, typed
+from agents.config import TrainConfig, from_settings, register, typed
 from agents.evaluate import Examination, examine
 from agents.grpo import GRPO
 from agents.interrupt import Interrupt
@@ -152,10 +153,9 @@ def next_problems(num_problems: int, start: int, count: int, seed: int) -> np.nd
     >>> sorted(next_problems(4, 4, 4, seed=0).tolist())
     [0, 1, 2, 3]
     """
-    position = np.arange(start, start + count)
-    numbers = {int(p) for p in position // num_problems}
-    passes = {p: np.random.default_rng([seed, p]).permutation(num_problems) for p in numbers}
-    return np.array([passes[p][k] for p, k in zip(position // num_problems, position % num_problems, strict=True)])
+    first, last = start // num_problems, (start + count - 1) // num_problems
+    passes = [np.random.default_rng([seed, p]).permutation(num_problems) for p in range(first, last + 1)]
+    return np.concatenate(passes)[start - first * num_problems :][:count]
 
 
 def train(run: Run, *, say: Callable[[str], None] = print) -> dict[str, Any]:
@@ -325,10 +325,11 @@ def prepare(config: TrainConfig, settings: dict[str, Any], say: Callable[[str], 
 def main(composed: DictConfig) -> None:
     """Compose, prepare, train; settings that cannot work end in one line, not in a traceback."""
     try:
-        composed = resumed(composed) if composed.resume else composed
-        config = typed(composed)
-        settings = OmegaConf.to_container(composed, resolve=True)
-        run = prepare(config, settings)  # type: ignore[arg-type]
+        if composed.resume:
+            settings = resumed(composed.resume, HydraConfig.get().overrides.task)
+            run = prepare(from_settings(settings), settings)
+        else:
+            run = prepare(typed(composed), OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
     except ValueError as error:
         sys.exit(f"error: {error}")
     try:

@@ -35,9 +35,7 @@ class GRPO:
         """Learn from one rollout; returns metrics."""
         rollout = annotate(rollout, self.policy, self.reference, self.config.optim)
         returns = self._shaped(rollout).returns
-        advantage = group_advantages(
-            returns, rollout.problem, scale=self.config.scale_advantages, valid=rollout.valid
-        )
+        advantage = group_advantages(returns, rollout.problem, scale=self.config.scale_advantages, valid=rollout.valid)
         learned = self.optimizer.descend(
             lambda rows: self.loss(rollout[rows], advantage[rows]),
             rollout,
@@ -53,11 +51,13 @@ class GRPO:
         rollout, advantage = rollout.to(self.policy.device), advantage.to(self.policy.device)
         logprob = self.policy.evaluate(rollout).logprob
         old = logprob.detach() if rollout.old_logprob is None else rollout.old_logprob
-        clip = {"clip_low": c.clip_low, "clip_high": c.clip_high, "mask": rollout.mask}
-        loss = clipped_surrogate(logprob, old, advantage, **clip)
-        report = {"policy_loss": loss.detach(), **surrogate_report(logprob, old, advantage, **clip)}
+        mask, low, high = rollout.mask, c.clip_low, c.clip_high
+        loss = clipped_surrogate(logprob, old, advantage, clip_low=low, clip_high=high, mask=mask)
+        report = surrogate_report(logprob, old, advantage, mask, clip_low=low, clip_high=high)
+        report["policy_loss"] = loss.detach()
         if self._penalizes:
-            kl = kl_penalty(logprob, rollout.reference_logprob, c.kl_estimator, old_logprob=old, mask=rollout.mask)
+            reference = rollout.known("reference_logprob")
+            kl = kl_penalty(logprob, reference, c.kl_estimator, old_logprob=old, mask=mask)
             loss = loss + c.kl_coef * kl
         return TokenLoss(loss, report, logprob.detach())
 
@@ -69,7 +69,7 @@ class GRPO:
         if self.reference is None or self._penalizes:
             return rollout
         acted = rollout.sampled_logprob if rollout.old_logprob is None else rollout.old_logprob
-        reference = rollout.reference_logprob
+        reference = rollout.known("reference_logprob")
         return rollout.with_(
             reward=shaped_reward(rollout.reward, acted, reference, rollout.mask, beta=self.config.kl_coef)
         )

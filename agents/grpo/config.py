@@ -36,7 +36,7 @@ class GRPOConfig:
         require(self.prompts >= 1, f"agent.prompts must be at least 1, got {self.prompts}")
         require(
             self.group_size >= 2,
-            f"agent.group_size must be at least 2, since a completion is compared with its group, got {self.group_size}",
+            f"agent.group_size must be at least 2 (a completion is compared with its group), got {self.group_size}",
         )
         require(
             self.scale_advantages in SCALES,

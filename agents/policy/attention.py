@@ -63,7 +63,7 @@ class PackedView:
 
 @dataclass(frozen=True, slots=True)
 class CachedView:
-    """New tokens of B sequences; sequence b lives in slot b of `cache` (a prefix of the slots, so nothing is copied)."""
+    """New tokens of B sequences; sequence b lives in slot b of `cache`: a prefix of the slots, so nothing is copied."""
 
     cache: Float[Tensor, "layers 2 S L K D"]
     slot: Int[Tensor, "T"]
@@ -95,7 +95,7 @@ def within(window: int | None, visible: Tensor, query_position: Tensor, key_posi
 
 def grouped_attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, scale: float | None) -> Tensor:
     """`q [B, Lq, H, D]`, `k`, `v [B, Lk, K, D]`, `visible [B, Lq, Lk]` to `[B, Lq, H, D]`; H is a multiple of K."""
-    num_rows, num_queries, num_heads, size = q.shape
+    num_rows, num_queries, num_heads, _ = q.shape
     group = num_heads // k.shape[2]
     q = q.unflatten(2, (-1, group)).permute(0, 2, 3, 1, 4).flatten(2, 3)  # [B, K, group * Lq, D]
     mask = visible[:, None].repeat(1, 1, group, 1)

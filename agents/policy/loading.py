@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from agents.policy.model import LanguageModel
@@ -71,7 +72,8 @@ def check_folder(folder: Path) -> None:
 
 def load_model(name: str, *, device: torch.device, dtype: torch.dtype = torch.float32) -> LanguageModel:
     """The weights of `name` (as `resolve` gave it)."""
-    return LanguageModel(AutoModelForCausalLM.from_pretrained(name, dtype=dtype).to(device))
+    model: nn.Module = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+    return LanguageModel(model.to(device))  # type: ignore[arg-type]
 
 
 def tiny_model(
@@ -92,7 +94,8 @@ def tiny_model(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return LanguageModel(LlamaForCausalLM(shape).to(device=device, dtype=dtype))
+        model: nn.Module = LlamaForCausalLM(shape)
+        return LanguageModel(model.to(device=device, dtype=dtype))  # type: ignore[arg-type]
 
 
 def cache_folder() -> Path:

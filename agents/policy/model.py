@@ -77,7 +77,7 @@ class LanguageModel(nn.Module):
         return z
 
     @property
-    def _text_config(self):  # noqa: ANN202 - transformers configurations are untyped
+    def _text_config(self):
         return self.model.config.get_text_config()
 
     @torch.no_grad()

@@ -96,7 +96,7 @@ def pack(rollout: Rollout, *, share_prompts: bool = True, with_last: bool = Fals
         target=torch.from_numpy(tokens[row, prompt_length[row] + column].astype(np.int64)),
         cell=torch.from_numpy(row * mask.shape[1] + column),
         last=torch.from_numpy(final) if with_last else None,
-        row=torch.from_numpy(np.concatenate([np.repeat(first_rows, prompt_size), np.repeat(np.arange(len(tokens)), response_size)])),
+        row=torch.from_numpy(np.repeat(np.append(first_rows, np.arange(len(tokens))), [*prompt_size, *response_size])),
     )
 
 

@@ -138,9 +138,7 @@ class Policy(nn.Module):
             rows, state = reader.append(rows[going], position[going], token[rows[going], column])
         return Action(token, count, logprob, entropy)
 
-    def evaluate(
-        self, rollout: Rollout, *, with_entropy: bool = False, with_final_value: bool = False
-    ) -> Evaluation:
+    def evaluate(self, rollout: Rollout, *, with_entropy: bool = False, with_final_value: bool = False) -> Evaluation:
         """Score the policy tokens of `rollout`'s rows, teacher-forced, with gradient (unless torch's is off)."""
         with_final_value = with_final_value and self.value_head is not None
         places = pack(rollout, with_last=with_final_value or not self.model.packed).to(self.device)
@@ -166,8 +164,8 @@ class Policy(nn.Module):
         def spread(x: Tensor) -> Tensor:
             return x.new_zeros(rollout.mask.numel()).index_put((places.cell,), x).view(rollout.mask.shape)
 
-        per_token = (None if x is None else spread(x) for x in (entropy, value))
-        return Evaluation(spread(logprob), *per_token, final)
+        entropy, value = (None if x is None else spread(x) for x in (entropy, value))
+        return Evaluation(spread(logprob), entropy, value, final)
 
     @torch.no_grad()
     def score(self, rollout: Rollout, *, microbatch_tokens: int, with_final_value: bool = False) -> Evaluation:
@@ -218,7 +216,7 @@ class CachedReader:
         fresh = rows[cache.held[rows] == 0]
         owner, first = distinct_prompts(self.tokens[fresh], length[fresh])
         feed = np.concatenate([fresh[first], rows[cache.held[rows] > 0]])
-        state = {}
+        state: dict[int, Tensor] = {}
         for part in split_by_total(feed, (length - cache.held)[feed], PREFILL_TOKENS):
             count = (length - cache.held)[part]
             column = ramp(count) + np.repeat(cache.held[part], count)

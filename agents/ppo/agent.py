@@ -29,7 +29,9 @@ from agents.rollout import Rollout
 class PPO:
     """Learns from the difference between what a critic expected and what came."""
 
-    def __init__(self, config: PPOConfig, policy: Policy, optimizer: Optimizer, reference: Policy | None = None) -> None:
+    def __init__(
+        self, config: PPOConfig, policy: Policy, optimizer: Optimizer, reference: Policy | None = None
+    ) -> None:
         self.config, self.policy, self.optimizer, self.reference = config, policy, optimizer, reference
         self.kl: Controller = config.controller()
         self.penalty = HalvingKL(config.penalty_coef, config.penalty_target) if config.objective == "penalty" else None
@@ -45,31 +47,39 @@ class PPO:
             stop=self._too_far,
         )
         metrics = {**learned, **kl_metrics(rollout), **self._critic_metrics(rollout, target), "kl_coef": self.kl.beta}
-        if self.reference is not None:
-            self.kl = self.kl.update(metrics["kl/row"], len(rollout))
         if self.penalty is not None:
             metrics["penalty_coef"] = self.penalty.beta
-            self.penalty = self.penalty.update(metrics["approx_kl"], len(rollout))
+        if rollout.trainable.any():  # where every grader failed there is no KL to adapt to
+            self._adapt(metrics, len(rollout))
         return metrics
+
+    def _adapt(self, metrics: Mapping[str, float], num_rows: int) -> None:
+        if self.reference is not None:
+            self.kl = self.kl.update(metrics["kl/row"], num_rows)
+        if self.penalty is not None:
+            self.penalty = self.penalty.update(metrics["approx_kl"], num_rows)
 
     def advantages(self, rollout: Rollout) -> tuple[Float[Tensor, "N A"], Float[Tensor, "N A"]]:
         """Advantages (whitened if asked) and value targets A + V, from the shaped rewards."""
         c, mask = self.config, rollout.trainable
         reward = rollout.reward
         if self.reference is not None:
-            reward = shaped_reward(reward, rollout.old_logprob, rollout.reference_logprob, mask, beta=self.kl.beta)
-        bootstrap = rollout.final_value if c.truncation == "bootstrap" else torch.zeros_like(rollout.final_value)
-        final = torch.where(rollout.truncated, bootstrap, 0.0)
-        advantage = gae(reward, rollout.value, mask, gamma=c.gamma, lam=c.lam, final_value=final)
-        target = torch.where(mask, advantage + rollout.value, 0.0)
+            reward = shaped_reward(
+                reward, rollout.known("old_logprob"), rollout.known("reference_logprob"), mask, beta=self.kl.beta
+            )
+        value, bootstraps = rollout.known("value"), rollout.truncated & (c.truncation == "bootstrap")
+        final = torch.where(bootstraps, rollout.known("final_value"), 0.0)
+        advantage = gae(reward, value, mask, gamma=c.gamma, lam=c.lam, final_value=final)
+        target = torch.where(mask, advantage + value, 0.0)
         return (whiten(advantage, mask) if c.whiten_advantages else advantage), target
 
     def loss(self, rollout: Rollout, advantage: Float[Tensor, "N A"], target: Float[Tensor, "N A"]) -> TokenLoss:
         """Negated objective + value_coef * value loss - entropy_coef * entropy, per token."""
         c, device = self.config, self.policy.device
         rollout, advantage, target = rollout.to(device), advantage.to(device), target.to(device)
-        mask, old = rollout.mask, rollout.old_logprob
+        mask, old = rollout.mask, rollout.known("old_logprob")
         scores = self.policy.evaluate(rollout, with_entropy=c.entropy_coef > 0)
+        assert scores.value is not None
         objective, report = self._objective(scores.logprob, old, advantage, mask)
         error = value_loss(
             scores.value, target, old_value=rollout.value, clip=c.value_clip, kind=c.value_loss, mask=mask
@@ -101,8 +111,9 @@ class PPO:
         return any(limit is not None and means.get(name, 0.0) > limit for name, limit in limits)
 
     def _critic_metrics(self, rollout: Rollout, target: Tensor) -> dict[str, float]:
-        explained = explained_variance(rollout.value, target, rollout.trainable)
-        metrics = {"value/mean": float(masked_mean(rollout.value, rollout.trainable))}
+        value, mask = rollout.known("value"), rollout.trainable
+        explained = explained_variance(value, target, mask)
+        metrics = {"value/mean": float(masked_mean(value, mask))}
         return metrics if explained.isnan() else metrics | {"explained_variance": float(explained)}
 
     def state(self) -> dict[str, Any]:

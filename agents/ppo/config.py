@@ -32,7 +32,7 @@ class PPOConfig:
     clip_high: float = 0.2
     """... and 1 + clip_high."""
     penalty_coef: float = 1.0
-    """Initial weight of the KL to the old policy when objective=penalty; halved and doubled towards `penalty_target`."""
+    """With objective=penalty: first weight of the KL to the old policy, halved and doubled towards `penalty_target`."""
     penalty_target: float = 0.01
     """In nats per token."""
     critic: str = "shared"
@@ -84,7 +84,12 @@ class PPOConfig:
             self.max_kl_reference is None or self.kl_coef > 0,
             f"agent.max_kl_reference={self.max_kl_reference} needs a reference policy: set agent.kl_coef above 0",
         )
-        self.controller()
+        for name in ("kl_coef", "kl_target", "kl_horizon"):
+            ok = self.kl_controller == "fixed" or getattr(self, name) > 0
+            require(ok, f"agent.{name} must be positive to adapt (kl_controller), got {getattr(self, name)}")
+        for name in ("penalty_coef", "penalty_target"):
+            ok = self.objective == "clip" or getattr(self, name) > 0
+            require(ok, f"agent.{name} must be positive to adapt (objective=penalty), got {getattr(self, name)}")
 
     @property
     def needs_reference(self) -> bool:
