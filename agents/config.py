@@ -170,7 +170,7 @@ def from_settings(settings: Mapping[str, Any]) -> TrainConfig:
         agent = OmegaConf.merge(schema, settings["agent"])
         composed = OmegaConf.merge(OmegaConf.structured(TrainConfig), dict(settings) | {"agent": agent})
     except (OmegaConfBaseException, KeyError, TypeError) as error:
-        raise ValueError(f"these are not the settings of a run: {error}") from error
+        raise ValueError(f"settings that do not fit together ({error})") from error
     assert isinstance(composed, DictConfig)
     return typed(composed)
 

@@ -51,7 +51,7 @@ def saved_config(folder: RunFolder) -> TrainConfig:
     try:
         return from_settings(folder.settings())
     except ValueError as error:
-        raise ValueError(f"{folder.config}: {error}") from error
+        raise ValueError(f"{folder.config} does not hold the settings of a run: {error}") from error
 
 
 def chosen_iteration(folder: RunFolder, which: str) -> int | None:
