@@ -1,0 +1,120 @@
+"""Bad settings are refused where they are made, with the setting, the rule and the value."""
+
+import re
+
+import pytest
+
+from agents.config import EnvConfig, EvaluationConfig, PolicyConfig, TrainConfig
+from agents.grpo import GRPOConfig
+from agents.optim import OptimConfig
+from agents.policy.hardware import pick_device, pick_dtype
+from agents.policy.loading import TinyConfig
+from agents.ppo import PPOConfig
+
+NAN = float("nan")
+BAD = [
+    (OptimConfig, "agent.optim.epochs must be at least 1", 0),
+    (OptimConfig, "agent.optim.microbatch_tokens must be at least 1", 0),
+    (OptimConfig, "agent.optim.minibatch_rows must be at least 1 or null", 0),
+    (OptimConfig, "agent.optim.warmup_steps must be at least 0", -1),
+    (OptimConfig, "agent.optim.learning_rate must be a number of at least 0", -1e-5),
+    (OptimConfig, "agent.optim.learning_rate must be a number of at least 0", NAN),
+    (OptimConfig, "agent.optim.critic_learning_rate must be a number of at least 0", float("inf")),
+    (OptimConfig, "agent.optim.weight_decay must be a number of at least 0", -0.1),
+    (OptimConfig, "agent.optim.max_grad_norm must be above 0", 0.0),
+    (OptimConfig, "agent.optim.max_grad_norm must be above 0", NAN),
+    (OptimConfig, "agent.optim.decay must be one of constant, linear, cosine", "square"),
+    (OptimConfig, "agent.optim.critic_decay must be one of constant, linear, cosine", "square"),
+    (OptimConfig, "agent.optim.aggregation must be one of token_mean, sequence_mean, constant", "sum"),
+    (GRPOConfig, "agent.prompts must be at least 1", 0),
+    (GRPOConfig, "agent.group_size must be at least 2 (a completion is compared with its group)", 1),
+    (GRPOConfig, "agent.scale_advantages must be one of group, batch, none", "std"),
+    (GRPOConfig, "agent.clip_low must be in [0, 1]", 1.2),
+    (GRPOConfig, "agent.clip_low must be in [0, 1]", NAN),
+    (GRPOConfig, "agent.clip_high must be at least 0", -0.2),
+    (GRPOConfig, "agent.kl_coef must be at least 0", -0.1),
+    (GRPOConfig, "agent.kl_in must be loss or reward", "both"),
+    (GRPOConfig, "agent.kl_estimator must be one of k2, k3, weighted_k3", "k4"),
+    (PPOConfig, "agent.prompts must be at least 1", 0),
+    (PPOConfig, "agent.group_size must be at least 1", 0),
+    (PPOConfig, "agent.gamma must be in [0, 1]", 1.01),
+    (PPOConfig, "agent.lam must be in [0, 1]", -0.1),
+    (PPOConfig, "agent.clip_low must be in [0, 1]", 2.0),
+    (PPOConfig, "agent.clip_high must be at least 0", -0.2),
+    (PPOConfig, "agent.value_coef must be at least 0", -1.0),
+    (PPOConfig, "agent.entropy_coef must be at least 0", -1.0),
+    (PPOConfig, "agent.kl_coef must be at least 0", -1.0),
+    (PPOConfig, "agent.penalty_coef must be at least 0", -1.0),
+    (PPOConfig, "agent.value_clip must be positive or null", 0.0),
+    (PPOConfig, "agent.max_kl_old must be positive or null", 0.0),
+    (PPOConfig, "agent.max_kl_reference must be positive or null", -1.0),
+    (PPOConfig, "agent.objective must be one of clip, penalty", "plain"),
+    (PPOConfig, "agent.critic must be one of shared, separate", "none"),
+    (PPOConfig, "agent.value_loss must be one of squared, huber", "l1"),
+    (PPOConfig, "agent.kl_controller must be one of fixed, horizon, halving", "pid"),
+    (PPOConfig, "agent.truncation must be one of bootstrap, terminal", "ignore"),
+    (PolicyConfig, "policy.temperature must be above 0 to explore", 0.0),
+    (PolicyConfig, "policy.top_k must be at least 0", -1),
+    (PolicyConfig, "policy.top_p must be in (0, 1]", 0.0),
+    (PolicyConfig, "policy.precision must be one of auto, float32, bfloat16", "float16"),
+    (TinyConfig, "policy.tiny.num_layers must be at least 1", 0),
+    (TinyConfig, "policy.tiny.hidden_size must be a multiple of 2 * num_heads = 8", 20),
+    (EnvConfig, "env.rows must be at least 1 or null", 0),
+    (EnvConfig, "env.propose_tokens must be at least 1", 0),
+    (EnvConfig, "env.max_new_tokens must be at least 1", 0),
+    (EnvConfig, "env.timeout_seconds must be positive", 0.0),
+    (EvaluationConfig, "evaluation.every must be at least 0", -1),
+    (EvaluationConfig, "evaluation.problems must be at least 1", 0),
+    (EvaluationConfig, "evaluation.samples must be at least 0", -1),
+    (TrainConfig, "iterations must be at least 1", 0),
+    (TrainConfig, "checkpoint_every must be at least 1", 0),
+    (TrainConfig, "keep_checkpoints must be at least 1", 0),
+    (TrainConfig, "max_seconds must be positive", 0.0),
+    (TrainConfig, "threads must be at least 1 or null", 0),
+    (TrainConfig, "seed must be at least 0", -1),
+]
+
+
+@pytest.mark.parametrize(("settings", "message", "value"), BAD, ids=lambda x: getattr(x, "__name__", str(x))[:60])
+def test_a_setting_out_of_range_is_named_with_its_rule_and_its_value(settings, message, value):
+    name = message.split()[0].rsplit(".", 1)[-1]
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}.*got .*{re.escape(str(value))}"):
+        settings(**{name: value})
+
+
+@pytest.mark.parametrize(
+    "settings", [OptimConfig, GRPOConfig, PPOConfig, PolicyConfig, EnvConfig, EvaluationConfig, TrainConfig]
+)
+def test_the_defaults_are_in_range(settings):
+    settings()
+
+
+def test_k1_in_the_loss_is_refused_with_the_reason():
+    with pytest.raises(ValueError, match=r"agent\.kl_estimator must not be k1: its gradient in a loss is zero"):
+        GRPOConfig(kl_estimator="k1")
+
+
+def test_a_limit_on_the_kl_to_a_reference_that_is_not_there_is_refused():
+    with pytest.raises(ValueError, match=r"agent\.max_kl_reference=0\.1 needs a reference policy: set agent\.kl_coef"):
+        PPOConfig(max_kl_reference=0.1)
+
+
+@pytest.mark.parametrize("controller", ["horizon", "halving"])
+@pytest.mark.parametrize(("setting", "value"), [("kl_coef", 0.0), ("kl_target", 0.0)])
+def test_an_adaptive_beta_that_could_not_adapt_is_refused(controller, setting, value):
+    with pytest.raises(ValueError, match=f"agent.{setting} must be positive .*got 0.0"):
+        PPOConfig(kl_controller=controller, **{"kl_coef": 0.1, setting: value})
+
+
+def test_an_objective_whose_penalty_could_not_adapt_is_refused():
+    with pytest.raises(ValueError, match=r"agent\.penalty_coef must be positive .*got 0\.0"):
+        PPOConfig(objective="penalty", penalty_coef=0.0)
+    with pytest.raises(ValueError, match=r"agent\.penalty_target must be positive .*got 0\.0"):
+        PPOConfig(objective="penalty", penalty_target=0.0)
+
+
+def test_a_device_and_a_number_format_that_are_not_there_are_refused():
+    with pytest.raises(ValueError, match=r"policy\.device must be auto, cpu or cuda, got 'abacus'"):
+        pick_device("abacus")
+    with pytest.raises(ValueError, match=r"policy\.precision must be auto, float32 or bfloat16, got 'float8'"):
+        pick_dtype("float8", pick_device("cpu"))
