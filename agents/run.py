@@ -1,0 +1,160 @@
+"""A run as it goes on: environments, policy, agent, counters; one iteration, one checkpoint."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from agents import checkpoint
+from agents.collect import Collected, collect
+from agents.config import TrainConfig
+from agents.evaluate import Examination, examine
+from agents.grpo import GRPO
+from agents.metrics import truncate_after
+from agents.observe import rollout_metrics
+from agents.policy import Policy
+from agents.policy.hardware import has_fast_bfloat16, peak_memory_gb, pick_device
+from agents.ppo import PPO
+from agents.run_folder import RunFolder, default_name
+from agents.setup import Environments, build_agent, build_environments, build_policy, tokenizer_of
+
+MISMATCH_LIMIT = {torch.float32: 1e-3, torch.bfloat16: 0.25}
+"""Mean |difference| of the sampler's and the update's log-probabilities (nats) at which a run refuses to go on."""
+
+
+@dataclass
+class Counters:
+    """How far a run has come."""
+
+    iteration: int = 0
+    num_tokens: int = 0
+    """Policy tokens generated for training."""
+    num_episodes: int = 0
+    train_seconds: float = 0.0
+    """Collecting and updating; evaluations, checkpoints and start-up are not in it."""
+    before: dict[str, float] = field(default_factory=dict)
+    """Held-out metrics of the untrained policy."""
+
+
+class Run:
+    """Everything that a run holds while it goes on."""
+
+    def __init__(self, config: TrainConfig, folder: RunFolder, envs: Environments, policy: Policy) -> None:
+        self.config, self.folder, self.envs, self.policy = config, folder, envs, policy
+        self.agent: GRPO | PPO = build_agent(config, policy)
+        self.counters = Counters()
+        policy.reset(seed=config.seed)
+
+    def iterate(self) -> tuple[dict[str, float], Collected]:
+        """One iteration: collect, learn, count."""
+        started = time.perf_counter()
+        collected = self._collect()
+        acted = time.perf_counter()
+        metrics = rollout_metrics(collected) | self.agent.update(collected.rollout)
+        done = time.perf_counter()
+        self._check_sampler(metrics)
+        c = self.counters
+        num_tokens = int(collected.rollout.mask.sum())
+        c.iteration, c.num_tokens = c.iteration + 1, c.num_tokens + num_tokens
+        c.num_episodes, c.train_seconds = c.num_episodes + len(collected.rollout), c.train_seconds + done - started
+        metrics |= {
+            "num_tokens": float(c.num_tokens),
+            "num_episodes": float(c.num_episodes),
+            "tokens_per_second": num_tokens / (done - started),
+            "time/collect": acted - started,
+            "time/update": done - acted,
+            "time/seconds": done - started,
+            "time/train_seconds": c.train_seconds,
+            "memory/peak_gb": peak_memory_gb(self.policy.device),
+        }
+        return metrics, collected
+
+    def _collect(self) -> Collected:
+        agent = self.config.agent
+        problems = next_problems(
+            self.envs.train.num_problems, self.counters.iteration * agent.prompts, agent.prompts, self.config.seed
+        )
+        return collect(
+            self.envs.train,
+            self.policy,
+            np.repeat(problems, agent.group_size),
+            group_ids=np.repeat(np.arange(agent.prompts), agent.group_size),
+            first_episode=self.counters.iteration * agent.prompts * agent.group_size,
+            max_tokens=self.config.env.propose_tokens,
+        )
+
+    def _check_sampler(self, metrics: dict[str, float]) -> None:
+        difference = metrics.get("sampling/logprob_difference/mean", 0.0)
+        limit = MISMATCH_LIMIT[self.policy.model.weight.dtype]
+        if difference > limit:
+            raise RuntimeError(
+                f"the sampler's log-probabilities differ from the update's by {difference:.3g} nats a token on average "
+                f"(limit {limit}): the ratios would be noise; try policy.precision=float32"
+            )
+
+    def examine(self, *, samples: int = 0) -> Examination:
+        """Held-out accuracy now."""
+        c = self.config.evaluation
+        return examine(
+            self.envs.test,
+            self.policy,
+            num_problems=c.problems,
+            samples=samples,
+            correct_at=c.correct_at,
+            max_tokens=self.config.env.propose_tokens,
+        )
+
+    def save(self, accuracy: float | None) -> None:
+        """Write a checkpoint of this iteration."""
+        state = {"agent": self.agent.state(), "counters": vars(self.counters)}
+        checkpoint.save(
+            self.folder.path, self.counters.iteration, state, keep=self.config.keep_checkpoints, best=accuracy
+        )
+
+    def load(self, say: Callable[[str], None]) -> None:
+        """Go back to the newest intact checkpoint, and the logs with it."""
+        iteration, state = checkpoint.load(self.folder.path, say=say)
+        self.agent.load(state["agent"])
+        self.counters = Counters(**state["counters"])
+        self.policy.reset()
+        for path in (self.folder.metrics, self.folder.completions):
+            if path.exists():
+                truncate_after(path, iteration)
+
+
+def next_problems(num_problems: int, start: int, count: int, seed: int) -> np.ndarray:
+    """Positions `start` to `start + count` of an endless stream of shuffled passes over all problems.
+
+    >>> sorted(next_problems(4, 4, 4, seed=0).tolist())
+    [0, 1, 2, 3]
+    """
+    first, last = start // num_problems, (start + count - 1) // num_problems
+    passes = [np.random.default_rng([seed, p]).permutation(num_problems) for p in range(first, last + 1)]
+    return np.concatenate(passes)[start - first * num_problems :][:count]
+
+
+def prepare(config: TrainConfig, settings: dict[str, Any], say: Callable[[str], None] = print) -> Run:
+    """Build a run, mistakes first: settings and columns are checked before any weight is loaded."""
+    torch.set_num_threads(config.threads or torch.get_num_threads())
+    device = pick_device(config.policy.device)
+    envs = build_environments(config, tokenizer_of(config.policy, say))
+    if config.resume is not None:
+        folder = RunFolder(Path(config.resume))
+    else:
+        folder = RunFolder(
+            Path(config.runs) / (config.name or default_name(config.agent.name, envs.train.task.name, config.seed))
+        )
+        folder.create(settings)
+    if device.type == "cpu" and config.policy.precision == "auto" and not has_fast_bfloat16(device):
+        say("This CPU has no bfloat16 instructions: float32 is used, which takes about 4 times as long.")
+    run = Run(config, folder, envs, build_policy(config, len(envs.train.tokenizer), say))
+    if config.resume is not None:
+        run.load(say)
+        say(f"Continuing {folder.path} after iteration {run.counters.iteration}")
+    return run
