@@ -88,7 +88,7 @@ class EvaluationConfig:
 
     every: int = 10
     """Iterations between evaluations (greedy); 0: only before and after."""
-    problems: int = 100
+    problems: int = 200
     """Of the test split, always the same; at most as many as it has."""
     samples: int = 4
     """Sampled completions a problem, before and after, for pass@k; 0: greedy only."""
@@ -127,7 +127,7 @@ class TrainConfig:
     name: str | None = None
     """Folder of the run under `runs`; null: date, agent, task and seed."""
     runs: str = "runs"
-    iterations: int = 40
+    iterations: int = 60
     max_seconds: float | None = None
     """End early after this many seconds of training; null: no limit."""
     max_tokens: int | None = None

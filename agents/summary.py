@@ -23,6 +23,8 @@ def finish(run: Run, say: Callable[[str], None]) -> dict[str, Any]:
     summary = summarize(run, after)
     run.folder.write_summary(summary)
     records = read_metrics(run.folder.metrics)
+    if records:
+        records[-1] |= after.metrics()
     draw_curves({run.config.agent.name: [baseline(run), *records]}, run.folder.curves, title=run.folder.path.name)
     tell(run, summary, after, say)
     return summary

@@ -115,6 +115,8 @@ def main(composed: DictConfig) -> None:
         sys.exit(f"error: {error}")
     try:
         train(run)
+    except KeyboardInterrupt:
+        sys.exit(f"\nLeft at once. What was saved: resume={run.folder.path}")
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise

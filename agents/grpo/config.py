@@ -30,7 +30,7 @@ class GRPOConfig:
     """Where the KL acts: `loss`, or `reward` (then per token, inside the returns that the group compares)."""
     kl_estimator: str = "weighted_k3"
     """In the loss: `weighted_k3` or `k2` (the reverse KL's gradient), `k3` (the forward KL's, as the paper)."""
-    optim: OptimConfig = field(default_factory=OptimConfig)
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(warmup_steps=3))
 
     def __post_init__(self) -> None:
         require(self.prompts >= 1, f"agent.prompts must be at least 1, got {self.prompts}")

@@ -13,16 +13,16 @@ CONTROLLERS = ("fixed", "horizon", "halving")
 
 @dataclass
 class PPOConfig:
-    """Defaults suit a language model with a reward at the end of an episode of tens to hundreds of tokens."""
+    """Defaults suit a language model whose reward comes at the end of an episode of tens of tokens."""
 
     name: str = "ppo"
-    prompts: int = 128
+    prompts: int = 32
     """Problems per iteration."""
-    group_size: int = 1
-    """Completions per problem."""
+    group_size: int = 4
+    """Completions per problem; PPO compares none of them, but they share the computation of their prompt."""
     gamma: float = 1.0
-    lam: float = 0.95
-    """Lambda of the generalized advantage estimate."""
+    lam: float = 1.0
+    """Lambda of the generalized advantage estimate; 1 carries a reward at the end to every token undiminished."""
     whiten_advantages: bool = True
     """Zero mean and unit variance over the rollout's policy tokens."""
     objective: str = "clip"
@@ -59,7 +59,7 @@ class PPOConfig:
     """The same for the KL to the reference policy; needs kl_coef > 0."""
     truncation: str = "bootstrap"
     """Where the environment truncates: `bootstrap` with V, or `terminal`."""
-    optim: OptimConfig = field(default_factory=lambda: OptimConfig(epochs=2, minibatch_rows=64))
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(critic_learning_rate=1e-4, warmup_steps=3, minibatch_rows=64))
 
     def __post_init__(self) -> None:
         for name in ("prompts", "group_size"):
