@@ -1,0 +1,186 @@
+"""GRPO against numbers worked out by hand, on a policy whose log-probabilities are given."""
+
+import math
+
+import pytest
+import torch
+from small import distance, make_rollout, prompts_of, small_policy, weights_of
+
+from agents.grpo import GRPO, GRPOConfig
+from agents.optim import OptimConfig, Optimizer
+from agents.policy import Evaluation, Policy
+
+
+class Given(Policy):
+    """A policy whose `evaluate` returns what it was given, with a gradient into it."""
+
+    def __init__(self, logprob, *, value=None, entropy=None):
+        super().__init__(small_policy().model, num_actions=35)
+        self.logprob = torch.tensor(logprob).requires_grad_()
+        self.value = None if value is None else torch.tensor(value).requires_grad_()
+        self.entropy = None if entropy is None else torch.tensor(entropy)
+
+    def evaluate(self, rollout, *, with_entropy=False, with_final_value=False):
+        return Evaluation(self.logprob, self.entropy if with_entropy else None, self.value)
+
+
+def four_answers(returns=(1.0, 0.8, 0.4, 0.2), **fields):
+    """One problem, four completions of one token."""
+    prompt = prompts_of((3,))[0]
+    return make_rollout([prompt] * 4, [[9], [10], [11], [12]], problem=[0] * 4, returns=list(returns), **fields)
+
+
+def agent_of(policy, reference=None, **settings):
+    config = GRPOConfig(**settings)
+    return GRPO(config, policy, Optimizer(policy, config.optim, total_iterations=1, seed=0), reference)
+
+
+ADVANTAGES = (1.2649, 0.6325, -0.6325, -1.2649)
+"""Rewards 1.0 0.8 0.4 0.2: mean 0.6, population std sqrt(0.1) = 0.3162."""
+
+
+def test_the_first_gradient_is_the_advantage_of_each_answer():
+    """At ratio 1 the loss is -A and its slope in the log-probability too; `update` finds the A by itself."""
+    policy = small_policy()
+    agent = agent_of(policy)
+    seen = {}
+    inner = agent.loss
+    agent.loss = lambda rows, advantage: seen.setdefault("loss", inner(rows, advantage)) and inner(rows, advantage)
+    agent.optimizer.descend = lambda loss, rollout, **options: loss(torch.arange(4)) and {}
+    agent.update(four_answers())
+    assert seen["loss"].loss[:, 0].tolist() == pytest.approx([-a for a in ADVANTAGES], abs=1e-4)
+
+
+def test_one_update_uses_a_ratio_of_one_whatever_the_sampler_said():
+    policy = Given([[-1.0], [-2.0], [-3.0], [-4.0]])
+    rollout = four_answers(sampled_logprob=torch.full((4, 1), -9.0))
+    result = agent_of(policy).loss(rollout, torch.tensor(ADVANTAGES))
+    assert result.loss[:, 0].tolist() == pytest.approx([-a for a in ADVANTAGES])
+    result.loss.sum().backward()
+    assert policy.logprob.grad[:, 0].tolist() == pytest.approx([-a for a in ADVANTAGES])
+
+
+def test_several_updates_are_clipped():
+    """Log-probabilities -2.1 then -1.8: ratio 1.35. With A > 0 clipped to 1.2 and without a slope, with A < 0 not."""
+    policy = Given([[-1.8], [-1.8], [-2.4], [-2.4]])
+    rollout = four_answers(old_logprob=torch.full((4, 1), -2.1))
+    advantage = torch.tensor([0.2, -0.2, 0.2, -0.2])
+    result = agent_of(policy).loss(rollout, advantage)
+    up, down = math.exp(0.3), math.exp(-0.3)
+    assert result.loss[:, 0].tolist() == pytest.approx([-0.24, 0.2 * up, -0.2 * down, 0.16], abs=1e-6)
+    result.loss.sum().backward()
+    assert policy.logprob.grad[:, 0].tolist() == pytest.approx([0, 0.2 * up, -0.2 * down, 0], abs=1e-6)
+    assert result.report["clip_ratio/high"][:, 0].tolist() == [1, 0, 0, 0]
+    assert result.report["clip_ratio/low"][:, 0].tolist() == [0, 0, 0, 1]
+    assert result.report["ratio/mean"][:, 0].tolist() == pytest.approx([up, up, down, down])
+
+
+def test_the_two_distances_of_the_clip_are_separate():
+    policy = Given([[-1.8]] * 4)
+    rollout = four_answers(old_logprob=torch.full((4, 1), -2.1))
+    result = agent_of(policy, clip_low=0.1, clip_high=0.28).loss(rollout, torch.full((4,), 1.0))
+    assert result.loss[:, 0].tolist() == pytest.approx([-1.28] * 4)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "penalty", "slope"),
+    [
+        # d = -1.8 + 2.0 = 0.2; weighted k3 at ratio 1: k3, with the slope k3 + (1 - e^-d)
+        ("weighted_k3", math.exp(-0.2) - 1 + 0.2, (math.exp(-0.2) - 1 + 0.2) + 1 - math.exp(-0.2)),
+        ("k3", math.exp(-0.2) - 1 + 0.2, 1 - math.exp(-0.2)),
+        ("k2", 0.02, 0.2),
+    ],
+)
+def test_the_kl_in_the_loss(estimator, penalty, slope):
+    policy = Given([[-1.8]] * 4)
+    rollout = four_answers(reference_logprob=torch.full((4, 1), -2.0))
+    agent = agent_of(policy, small_policy(seed=3), kl_coef=0.5, kl_estimator=estimator)
+    result = agent.loss(rollout, torch.zeros(4))
+    assert result.loss[:, 0].tolist() == pytest.approx([0.5 * penalty] * 4, abs=1e-6)
+    result.loss.sum().backward()
+    assert policy.logprob.grad[:, 0].tolist() == pytest.approx([0.5 * slope] * 4, abs=1e-6)
+
+
+def test_a_group_without_variance_changes_nothing():
+    policy = small_policy()
+    before = weights_of(policy)
+    metrics = agent_of(policy, optim=OptimConfig(learning_rate=0.1)).update(four_answers((0.1, 0.1, 0.1, 0.1)))
+    assert distance(before, weights_of(policy)) == 0
+    assert metrics["groups/zero_variance_share"] == 1
+    assert metrics["optimizer_steps"] == 0
+
+
+def test_a_group_without_variance_is_still_pulled_to_the_reference():
+    policy = small_policy()
+    before = weights_of(policy)
+    agent = agent_of(policy, small_policy(seed=3), kl_coef=1.0, optim=OptimConfig(learning_rate=0.1))
+    agent.update(four_answers((0.1, 0.1, 0.1, 0.1)))
+    assert distance(before, weights_of(policy)) > 0.05
+
+
+def test_it_holds_no_critic():
+    policy = small_policy()
+    agent_of(policy).update(four_answers())
+    assert policy.value_head is None
+    assert policy.critic_model is None
+    assert {name.split(".")[0] for name, _ in policy.named_parameters()} == {"model"}
+
+
+def test_better_answers_become_more_likely_and_worse_ones_less():
+    policy, rollout = small_policy(), four_answers()
+    with torch.no_grad():
+        before = policy.evaluate(rollout).logprob[:, 0]
+    agent_of(policy, optim=OptimConfig(learning_rate=1e-3)).update(rollout)
+    with torch.no_grad():
+        change = policy.evaluate(rollout).logprob[:, 0] - before
+    assert change[0] > 0 > change[3]
+
+
+def kl_after(steps, **settings):
+    """The exact KL to the reference at the prompt, after learning to give one answer."""
+    policy, reference = small_policy(), small_policy()
+    reference.requires_grad_(False)
+    frozen = weights_of(reference)
+    agent = agent_of(policy, reference if settings else None, optim=OptimConfig(learning_rate=3e-3), **settings)
+    prompt = prompts_of((3,))[0]
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(steps):
+        tokens = torch.multinomial(next_distribution(policy, prompt), 32, replacement=True, generator=generator)
+        returns = (tokens < 12).float()
+        rollout = make_rollout([prompt] * 32, tokens[:, None].tolist(), problem=[0] * 32, returns=returns.tolist())
+        with torch.no_grad():
+            rollout = rollout.with_(sampled_logprob=policy.evaluate(rollout).logprob)
+        metrics = agent.update(rollout)
+    assert distance(frozen, weights_of(reference)) == 0
+    p, q = next_distribution(policy, prompt), next_distribution(reference, prompt)
+    return float((p * (p / q).log()).sum()), metrics
+
+
+@torch.no_grad()
+def next_distribution(policy, prompt):
+    every = make_rollout([prompt] * 35, [[token] for token in range(35)])
+    return policy.evaluate(every).logprob[:, 0].exp()
+
+
+@pytest.mark.parametrize("place", ["loss", "reward"])
+def test_the_kl_keeps_the_policy_near_the_reference_wherever_it_acts(place):
+    free, _ = kl_after(15)
+    held, metrics = kl_after(15, kl_coef=0.5, kl_in=place, scale_advantages="none")
+    assert free > 0.2
+    assert held < free / 3
+    assert metrics["kl"] >= 0
+    assert "kl/row" in metrics
+
+
+def test_the_reported_kl_is_that_of_the_samples():
+    """k3 and k1 by hand from the log-probabilities of the policy and of the reference."""
+    policy, reference = small_policy(), small_policy(seed=3)
+    rollout = four_answers()
+    with torch.no_grad():
+        acted = policy.evaluate(rollout).logprob
+        d = acted - reference.evaluate(rollout).logprob
+    agent = agent_of(policy, reference, kl_coef=0.1)
+    metrics = agent.update(rollout.with_(sampled_logprob=acted))
+    assert metrics["kl"] == pytest.approx(float(((-d).exp() - 1 + d).mean()), rel=1e-4)
+    assert metrics["kl/row"] == pytest.approx(float(d.sum(1).mean()), rel=1e-4)
+    assert metrics["ratio/first_minibatch_max"] == pytest.approx(1, abs=1e-4)
