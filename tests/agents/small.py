@@ -270,3 +270,8 @@ class ShareRight:
 
     def __call__(self, completion: str, answer: str) -> float:
         return sum(a == b for a, b in zip(completion, answer, strict=False)) / len(answer)
+
+
+def wants_a_colour(completion: str, colour: str) -> float:
+    """A reward that asks for a column that no task here has."""
+    return float(colour in completion)
