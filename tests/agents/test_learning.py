@@ -1,0 +1,73 @@
+"""Both agents learn from scratch, and do not when the rewards are handed to the wrong answers."""
+
+import numpy as np
+import pytest
+import torch
+from small import Echo
+
+from agents.collect import collect
+from agents.grpo import GRPO, GRPOConfig
+from agents.optim import OptimConfig, Optimizer
+from agents.policy import Policy, ValueHead
+from agents.policy.loading import TinyConfig, tiny_model
+from agents.ppo import PPO, PPOConfig
+from textenv import TextVectorEnv
+
+ITERATIONS = 40
+PROBLEMS = np.repeat(np.arange(4), 16)
+
+
+def make_agent(kind, env, seed):
+    vocabulary = len(env.tokenizer)
+    model = tiny_model(vocabulary, TinyConfig(32, 2, 4, 32), seed=seed, device=torch.device("cpu"))
+    critic = ValueHead(32, torch.device("cpu")) if kind == "ppo" else None
+    policy = Policy(model, num_actions=vocabulary, value_head=critic)
+    policy.reset(seed=seed)
+    several = {"epochs": 2, "minibatch_rows": 32} if kind == "ppo" else {}
+    optim = OptimConfig(learning_rate=3e-3, **several)
+    optimizer = Optimizer(policy, optim, total_iterations=ITERATIONS, seed=seed)
+    if kind == "grpo":
+        return GRPO(GRPOConfig(optim=optim), policy, optimizer)
+    return PPO(PPOConfig(optim=optim), policy, optimizer)
+
+
+def reward_after_training(kind, seed, *, shuffled=False):
+    """The mean reward of the first iteration, and of the last five."""
+    env = TextVectorEnv(len(PROBLEMS), autoreset_mode="Disabled", task=Echo(2), max_new_tokens=2)
+    agent = make_agent(kind, env, seed)
+    generator = torch.Generator().manual_seed(seed)
+    rewards = []
+    for iteration in range(ITERATIONS):
+        first_episode = iteration * len(PROBLEMS)
+        rollout = collect(env, agent.policy, PROBLEMS, group_ids=PROBLEMS, first_episode=first_episode).rollout
+        rewards.append(float(rollout.returns.mean()))
+        agent.update(with_shuffled_rewards(rollout, generator) if shuffled else rollout)
+    return rewards[0], float(np.mean(rewards[-5:]))
+
+
+def with_shuffled_rewards(rollout, generator):
+    """The same rewards, paid to answers drawn at random: advantages that say nothing."""
+    reward = torch.zeros_like(rollout.reward)
+    last = rollout.mask.sum(1) - 1
+    order = torch.randperm(len(rollout), generator=generator)
+    reward[torch.arange(len(rollout)), last] = rollout.returns[order]
+    return rollout.with_(reward=reward)
+
+
+# Mean reward of iterations 36 to 40, seeds 0 to 9 (1.0 is perfect, they start at 0.13 to 0.22), one core:
+# GRPO            0.91 0.90 0.84 0.90 0.91 0.90 0.91 0.91 0.91 0.91   0.6 s a run
+# GRPO, shuffled  0.18 0.09 0.09 0.21 0.10 0.13 0.12 0.15 0.16 0.16
+# PPO             0.90 0.78 0.96 0.77 0.84 0.99 0.95 1.00 0.99 0.97   1.7 s a run
+# PPO, shuffled   0.13 0.01 0.09 0.17 0.02 0.10 0.05 0.05 0.21 0.09
+@pytest.mark.parametrize("seed", [0, 2])
+@pytest.mark.parametrize("kind", ["grpo", "ppo"])
+def test_an_agent_learns_to_repeat_a_digit(kind, seed):
+    before, after = reward_after_training(kind, seed)
+    assert before < 0.3
+    assert after > 0.6
+
+
+@pytest.mark.parametrize("kind", ["grpo", "ppo"])
+def test_nothing_is_learned_when_the_rewards_go_to_the_wrong_answers(kind):
+    _, after = reward_after_training(kind, 0, shuffled=True)
+    assert after < 0.4
