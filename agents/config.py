@@ -176,7 +176,9 @@ def from_settings(settings: Mapping[str, Any]) -> TrainConfig:
 
 
 def typed(composed: DictConfig) -> TrainConfig:
-    """The dataclasses behind what Hydra composed. Raises `ValueError` for a setting out of range."""
+    """The dataclasses behind what Hydra composed. Raises `ValueError` for a setting out of range or left open."""
+    missing = sorted(OmegaConf.missing_keys(composed))
+    require(not missing, f"a value must be given for {', '.join(missing)}: it has no default")
     config = OmegaConf.to_object(composed)
     assert isinstance(config, TrainConfig)
     require(

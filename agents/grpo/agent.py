@@ -17,7 +17,7 @@ from agents.advantages import group_advantages, zero_variance_share
 from agents.annotate import annotate, kl_metrics
 from agents.grpo.config import GRPOConfig
 from agents.kl import kl_penalty, shaped_reward
-from agents.losses import clipped_surrogate, surrogate_report
+from agents.losses import clipped_surrogate, entropy_bonus, surrogate_report
 from agents.optim import Optimizer, TokenLoss
 from agents.policy import Policy
 from agents.rollout import Rollout
@@ -39,7 +39,7 @@ class GRPO:
         learned = self.optimizer.descend(
             lambda rows: self.loss(rollout[rows], advantage[rows]),
             rollout,
-            skip=None if self._penalizes else advantage == 0,
+            skip=None if self._penalizes or self.config.entropy_coef else advantage == 0,
             max_tokens=rollout.mask.shape[1],
         )
         flat = float(zero_variance_share(returns, rollout.problem, rollout.valid))
@@ -49,7 +49,8 @@ class GRPO:
         """The negated clipped objective and, with `kl_in=loss`, the KL to the reference, per token."""
         c = self.config
         rollout, advantage = rollout.to(self.policy.device), advantage.to(self.policy.device)
-        logprob = self.policy.evaluate(rollout).logprob
+        scores = self.policy.evaluate(rollout, with_entropy=c.entropy_coef > 0)
+        logprob = scores.logprob
         old = logprob.detach() if rollout.old_logprob is None else rollout.old_logprob
         mask, low, high = rollout.mask, c.clip_low, c.clip_high
         loss = clipped_surrogate(logprob, old, advantage, clip_low=low, clip_high=high, mask=mask)
@@ -59,6 +60,8 @@ class GRPO:
             reference = rollout.known("reference_logprob")
             kl = kl_penalty(logprob, reference, c.kl_estimator, old_logprob=old, mask=mask)
             loss = loss + c.kl_coef * kl
+        if scores.entropy is not None:
+            loss = loss + entropy_bonus(scores.entropy, coefficient=c.entropy_coef, mask=mask)
         return TokenLoss(loss, report, logprob.detach())
 
     @property

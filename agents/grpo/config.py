@@ -14,9 +14,9 @@ class GRPOConfig:
     """Defaults are the plain algorithm with one update per rollout."""
 
     name: str = "grpo"
-    prompts: int = 8
-    """Problems per iteration."""
-    group_size: int = 16
+    prompts: int = 32
+    """Problems per iteration: many small groups learn faster here than few large ones."""
+    group_size: int = 4
     """Completions per problem."""
     scale_advantages: str = "group"
     """Divide by the std of the `group`, of the `batch`, or not at all (`none`, as Dr. GRPO)."""
@@ -24,13 +24,15 @@ class GRPOConfig:
     """The ratio is clipped at 1 - clip_low ..."""
     clip_high: float = 0.2
     """... and 1 + clip_high."""
+    entropy_coef: float = 0.0
+    """Weight of an entropy bonus; above 0 every row is computed, also those of groups without variance."""
     kl_coef: float = 0.0
     """Weight of the KL to the reference policy; 0 loads no reference."""
     kl_in: str = "loss"
     """Where the KL acts: `loss`, or `reward` (then per token, inside the returns that the group compares)."""
     kl_estimator: str = "weighted_k3"
     """In the loss: `weighted_k3` or `k2` (the reverse KL's gradient), `k3` (the forward KL's, as the paper)."""
-    optim: OptimConfig = field(default_factory=lambda: OptimConfig(warmup_steps=3))
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(learning_rate=1.2e-5, warmup_steps=3))
 
     def __post_init__(self) -> None:
         require(self.prompts >= 1, f"agent.prompts must be at least 1, got {self.prompts}")
@@ -44,7 +46,8 @@ class GRPOConfig:
         )
         require(0 <= self.clip_low <= 1, f"agent.clip_low must be in [0, 1], got {self.clip_low}")
         require(self.clip_high >= 0, f"agent.clip_high must be at least 0, got {self.clip_high}")
-        require(self.kl_coef >= 0, f"agent.kl_coef must be at least 0, got {self.kl_coef}")
+        for name in ("kl_coef", "entropy_coef"):
+            require(getattr(self, name) >= 0, f"agent.{name} must be at least 0, got {getattr(self, name)}")
         require(self.kl_in in ("loss", "reward"), f"agent.kl_in must be loss or reward, got {self.kl_in!r}")
         require(
             self.kl_estimator != "k1",
