@@ -59,7 +59,11 @@ class PPOConfig:
     """The same for the KL to the reference policy; needs kl_coef > 0."""
     truncation: str = "bootstrap"
     """Where the environment truncates: `bootstrap` with V, or `terminal`."""
-    optim: OptimConfig = field(default_factory=lambda: OptimConfig(critic_learning_rate=1e-4, warmup_steps=3, minibatch_rows=64))
+    optim: OptimConfig = field(
+        default_factory=lambda: OptimConfig(
+            learning_rate=7e-6, critic_learning_rate=1e-4, warmup_steps=3, minibatch_rows=64
+        )
+    )
 
     def __post_init__(self) -> None:
         for name in ("prompts", "group_size"):
