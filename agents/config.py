@@ -22,6 +22,8 @@ from agents.policy.loading import TinyConfig
 from agents.ppo import PPOConfig
 
 AgentConfig = GRPOConfig | PPOConfig
+CHOOSE = "choose"
+"""What stands in `conf/policy/hf.yaml` until a model is named (a missing value would not replace the default)."""
 
 
 @dataclass
@@ -41,7 +43,10 @@ class PolicyConfig:
     tiny: TinyConfig = field(default_factory=TinyConfig)
 
     def __post_init__(self) -> None:
-        require(bool(self.model), "policy.model must be a name or a folder, got an empty text")
+        require(
+            bool(self.model) and self.model != CHOOSE,
+            f"policy.model must be a name or a folder, got {self.model!r}: policy=hf policy.model=folder-or-hub-name",
+        )
         require(self.temperature > 0, f"policy.temperature must be above 0 to explore, got {self.temperature}")
         require(self.top_k >= 0, f"policy.top_k must be at least 0 (0: off), got {self.top_k}")
         require(0 < self.top_p <= 1, f"policy.top_p must be in (0, 1], got {self.top_p}")

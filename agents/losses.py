@@ -137,37 +137,29 @@ def masked_mean(x: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Flo
 
 
 @torch.no_grad()
-def clip_fraction(
-    logprob: Float[Tensor, "*shape"],
-    old_logprob: Float[Tensor, "*shape"],
-    advantage: Float[Tensor, "*#shape"] | Float[Tensor, "N"],
-    mask: Bool[Tensor, "*shape"],
+def surrogate_report(
+    logprob: Float[Tensor, "N A"],
+    old_logprob: Float[Tensor, "N A"],
+    advantage: Float[Tensor, "N #A"] | Float[Tensor, "N"],
+    mask: Bool[Tensor, "N A"],
     *,
     clip_low: float,
     clip_high: float,
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """The shares of tokens whose gradient the clip removed: below with A < 0, above with A > 0.
-
-    A ratio outside the range on the other side is not counted, because the minimum does not clip it. As a mean over
-    tokens it may be averaged over microbatches only with their numbers of tokens as weights.
+) -> dict[str, Float[Tensor, "N A"]]:
+    """What is worth a curve about a surrogate, one number a token: `ratio/mean`, `approx_kl`, `clip_ratio/low`,
+    `clip_ratio/high` and their sum `clip_ratio`; their means over tokens are the metrics of those names.
     """
-    _check_clip(clip_low, clip_high)
     ratio, advantage = _ratio_and_advantage(logprob, old_logprob, advantage, mask)
-    low = (ratio < 1 - clip_low) & (advantage < 0)
-    high = (ratio > 1 + clip_high) & (advantage > 0)
-    return masked_mean(low.to(ratio.dtype), mask), masked_mean(high.to(ratio.dtype), mask)
-
-
-@torch.no_grad()
-def approx_kl(
-    logprob: Float[Tensor, "*shape"], old_logprob: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]
-) -> Float[Tensor, ""]:
-    """KL(old || new) per token from the old policy's samples: the mean of `(ratio - 1) - log ratio`.
-
-    Never negative, 0 on the first minibatch. Source: John Schulman, "Approximating KL divergence", k3.
-    """
-    log_ratio = _keep(mask, logprob - old_logprob).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
-    return masked_mean(log_ratio.expm1() - log_ratio, mask)
+    low = ((ratio < 1 - clip_low) & (advantage < 0)).to(ratio.dtype)
+    high = ((ratio > 1 + clip_high) & (advantage > 0)).to(ratio.dtype)
+    log_ratio = ratio.log()
+    return {
+        "ratio/mean": ratio,
+        "approx_kl": log_ratio.expm1() - log_ratio,
+        "clip_ratio/low": low,
+        "clip_ratio/high": high,
+        "clip_ratio": low + high,
+    }
 
 
 def _ratio_and_advantage(
@@ -199,29 +191,3 @@ def _check_clip(clip_low: float, clip_high: float) -> None:
         raise ValueError(f"clip_low must be between 0 and 1 (it is the distance from 1), got {clip_low}")
     if not clip_high >= 0:
         raise ValueError(f"clip_high must be at least 0 (it is the distance from 1), got {clip_high}")
-
-
-@torch.no_grad()
-def surrogate_report(
-    logprob: Float[Tensor, "N A"],
-    old_logprob: Float[Tensor, "N A"],
-    advantage: Float[Tensor, "N #A"] | Float[Tensor, "N"],
-    mask: Bool[Tensor, "N A"],
-    *,
-    clip_low: float,
-    clip_high: float,
-) -> dict[str, Float[Tensor, "N A"]]:
-    """What is worth a curve about a surrogate, one number a token: `ratio/mean`, `approx_kl`, `clip_ratio/low`,
-    `clip_ratio/high` and their sum `clip_ratio`; their means over tokens are the metrics of those names.
-    """
-    ratio, advantage = _ratio_and_advantage(logprob, old_logprob, advantage, mask)
-    low = ((ratio < 1 - clip_low) & (advantage < 0)).to(ratio.dtype)
-    high = ((ratio > 1 + clip_high) & (advantage > 0)).to(ratio.dtype)
-    log_ratio = ratio.log()
-    return {
-        "ratio/mean": ratio,
-        "approx_kl": log_ratio.expm1() - log_ratio,
-        "clip_ratio/low": low,
-        "clip_ratio/high": high,
-        "clip_ratio": low + high,
-    }

@@ -31,7 +31,7 @@ class OptimConfig:
 
     learning_rate: float = 1e-5
     critic_learning_rate: float | None = None
-    """None: the same as `learning_rate`."""
+    """None: the same as `learning_rate`. With a shared trunk it is the rate of the value head alone."""
     decay: str = "constant"
     """`constant`, `linear` or `cosine`, down to 0 at the end of the run."""
     critic_decay: str | None = None
@@ -241,7 +241,7 @@ class Optimizer:
         if skip is not None:
             active &= ~skip[rows]
         rows, weight = rows[active], weight[active]
-        sums, count = defaultdict[str, float](float), 0
+        sums, count, whole = defaultdict[str, float](float), 0, 0.0
         differences: list[Tensor] = []
         for part in microbatches(rollout[rows], self.config.microbatch_tokens) if len(rows) else []:
             mask = rollout.trainable[rows[part]]
@@ -254,10 +254,10 @@ class Optimizer:
             count += num_tokens
             for name, x in result.report.items():
                 sums[name] += float(x.cpu()[mask].sum())
-            sums["loss"] += total.item() * num_tokens
+            whole += total.item()
             if result.logprob is not None:
                 differences.append((result.logprob.cpu() - rollout.sampled_logprob[rows[part]])[mask])
-        means = {name: x / max(count, 1) for name, x in sums.items()}
+        means = {name: x / max(count, 1) for name, x in sums.items()} | {"loss": whole}
         return means, count, sampler_mismatch(differences)
 
     def _step(self) -> float:

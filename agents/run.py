@@ -22,10 +22,21 @@ from agents.policy import Policy
 from agents.policy.hardware import has_fast_bfloat16, peak_memory_gb, pick_device
 from agents.ppo import PPO
 from agents.run_folder import RunFolder, default_name
-from agents.setup import Environments, build_agent, build_environments, build_policy, tokenizer_of
+from agents.setup import (
+    Environments,
+    build_agent,
+    build_environments,
+    build_policy,
+    check_context,
+    tokenizer_of,
+)
 
 MISMATCH_LIMIT = {torch.float32: 1e-3, torch.bfloat16: 0.25}
 """Mean |difference| of the sampler's and the update's log-probabilities (nats) at which a run refuses to go on."""
+
+
+class SamplerMismatch(RuntimeError):
+    """Acting and training disagree about the same tokens by more than their number format explains."""
 
 
 @dataclass
@@ -93,7 +104,7 @@ class Run:
         difference = metrics.get("sampling/logprob_difference/mean", 0.0)
         limit = MISMATCH_LIMIT[self.policy.model.weight.dtype]
         if difference > limit:
-            raise RuntimeError(
+            raise SamplerMismatch(
                 f"the sampler's log-probabilities differ from the update's by {difference:.3g} nats a token on average "
                 f"(limit {limit}): the ratios would be noise; try policy.precision=float32"
             )
@@ -144,17 +155,17 @@ def prepare(config: TrainConfig, settings: dict[str, Any], say: Callable[[str], 
     torch.set_num_threads(config.threads or torch.get_num_threads())
     device = pick_device(config.policy.device)
     envs = build_environments(config, tokenizer_of(config.policy, say))
-    if config.resume is not None:
-        folder = RunFolder(Path(config.resume))
-    else:
-        folder = RunFolder(
-            Path(config.runs) / (config.name or default_name(config.agent.name, envs.train.task.name, config.seed))
-        )
-        folder.create(settings)
+    check_context(config.policy, envs.train)
+    name = config.name or default_name(config.agent.name, envs.train.task.name, config.seed)
+    folder = RunFolder(Path(config.resume) if config.resume is not None else Path(config.runs) / name)
+    if config.resume is None:
+        folder.check_free()
     if device.type == "cpu" and config.policy.precision == "auto" and not has_fast_bfloat16(device):
         say("This CPU has no bfloat16 instructions: float32 is used, which takes about 4 times as long.")
     run = Run(config, folder, envs, build_policy(config, len(envs.train.tokenizer), say))
-    if config.resume is not None:
+    if config.resume is None:
+        folder.create(settings)
+    else:
         run.load(say)
         say(f"Continuing {folder.path} after iteration {run.counters.iteration}")
     return run

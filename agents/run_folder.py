@@ -53,13 +53,17 @@ class RunFolder:
     def summary(self) -> Path:
         return self.path / "summary.json"
 
-    def create(self, settings: Mapping[str, Any]) -> None:
-        """Make the folder and write the settings. Raises `ValueError` when a run is there already."""
+    def check_free(self) -> None:
+        """Raise `ValueError` when a run is there already."""
         if self.path.exists() and any(self.path.iterdir()):
             raise ValueError(
                 f"name={self.path.name} is taken: {self.path} holds an earlier run, which is never overwritten; "
                 f"choose another name, or continue that run with resume={self.path}"
             )
+
+    def create(self, settings: Mapping[str, Any]) -> None:
+        """Make the folder and write the settings. Raises `ValueError` when a run is there already."""
+        self.check_free()
         self.path.mkdir(parents=True, exist_ok=True)
         write_atomically(self.config, yaml.safe_dump(dict(settings), sort_keys=False))
 

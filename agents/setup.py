@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 from gymnasium.vector import AutoresetMode
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from transformers import AutoConfig
 
 from agents.config import EnvConfig, PolicyConfig, TrainConfig
 from agents.grpo import GRPO, GRPOConfig
@@ -43,8 +45,11 @@ def build_task(spec: Any) -> Task:
 
 
 def build_reward(spec: Any) -> Any:
-    """The parts of a reward, instantiated; None for the task's own."""
-    return None if spec is None else instantiate(spec, _convert_="all")
+    """The parts of a reward, instantiated; None for the task's own. Raises `ValueError` for what cannot be imported."""
+    try:
+        return None if spec is None else instantiate(spec, _convert_="all")
+    except (InstantiationException, ImportError) as error:
+        raise ValueError(f"reward cannot be built: {' '.join(str(error).split())}") from error
 
 
 def build_environments(config: TrainConfig, tokenizer: str | None) -> Environments:
@@ -58,13 +63,8 @@ def build_environments(config: TrainConfig, tokenizer: str | None) -> Environmen
 
 
 def own_reward(task: Task, reward: Any) -> Any:
-    """What a task is examined by: its own reward, or that of the run where it has none."""
-    if reward is None:
-        return None
-    try:
-        return task.reward()
-    except ValueError:
-        return reward
+    """What a task is examined by: its own reward; for problems of the user's (`examines` False) that of the run."""
+    return None if reward is None or getattr(task, "examines", True) else reward
 
 
 def build_env(
@@ -82,6 +82,21 @@ def build_env(
 def tokenizer_of(config: PolicyConfig, say: Say = print) -> str | None:
     """The tokenizer that belongs to the model; None lets the task bring its own (for a random model)."""
     return None if config.model == TINY else resolve(config.model, say)
+
+
+def check_context(config: PolicyConfig, env: TextVectorEnv) -> None:
+    """Raise `ValueError`, before any weight is loaded, when the model has fewer positions than an episode may need."""
+    if config.model == TINY:
+        positions: int | None = config.tiny.max_tokens
+    else:
+        text = AutoConfig.from_pretrained(resolve(config.model)).get_text_config()
+        positions = getattr(text, "max_position_embeddings", None)
+    width = env.single_observation_space["tokens"].shape[0]  # type: ignore[index]
+    if positions is not None and width > positions:
+        raise ValueError(
+            f"env.max_new_tokens and the longest prompt need {width} positions, but policy.model={config.model} has "
+            f"{positions}: lower env.max_new_tokens or env.max_prompt_tokens"
+        )
 
 
 def build_model(config: PolicyConfig, vocabulary: int, device: torch.device, seed: int, say: Say) -> LanguageModel:

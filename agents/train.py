@@ -16,14 +16,16 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from agents.collect import Collected
 from agents.config import from_settings, register, typed
 from agents.interrupt import Interrupt
 from agents.metrics import JsonLines, TensorBoard, WeightsAndBiases
 from agents.observe import completion_lines
 from agents.progress import Progress
 from agents.resume import resumed
-from agents.run import Run, prepare
+from agents.run import Run, SamplerMismatch, prepare
 from agents.summary import finish, shown_sample
+from rewards.errors import RewardError
 
 CONF = str(Path(__file__).resolve().parents[1] / "conf")
 MEMORY_SETTINGS = (
@@ -61,6 +63,8 @@ def train(run: Run, *, say: Callable[[str], None] = print) -> dict[str, Any]:
                     accuracy = metrics["eval/accuracy"]
                 for log in logs:
                     log(counters.iteration, metrics)
+                if metrics["reward/invalid_share"] > 0:
+                    progress.note(ungraded(metrics["reward/invalid_share"], collected))
                 progress.update(counters.iteration, metrics, shown_sample(collected))
                 if counters.iteration % config.checkpoint_every == 0 and not finished(run):
                     run.save(accuracy)
@@ -73,7 +77,14 @@ def train(run: Run, *, say: Callable[[str], None] = print) -> dict[str, Any]:
         run.save(None)
         say(f"Stopped after iteration {counters.iteration}. Continue with: resume={run.folder.path}")
         return {}
+    run.save(None)
     return finish(run, say)
+
+
+def ungraded(share: float, collected: Collected) -> str:
+    """What a person should hear about completions whose grader failed."""
+    reason = next(ended.verdict.reason for ended in collected.ended if not ended.verdict.valid)
+    return f"{share:.0%} of the completions could not be graded and are left out; the first: {reason}"
 
 
 def finished(run: Run) -> bool:
@@ -113,10 +124,14 @@ def main(composed: DictConfig) -> None:
             run = prepare(typed(composed), OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
     except ValueError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("\nLeft before the run began; nothing was written.")
     try:
         train(run)
     except KeyboardInterrupt:
         sys.exit(f"\nLeft at once. What was saved: resume={run.folder.path}")
+    except (ValueError, RewardError, FloatingPointError, SamplerMismatch) as error:
+        sys.exit(f"error: {error}\nWhat was saved until then: resume={run.folder.path}")
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise

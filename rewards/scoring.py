@@ -22,7 +22,8 @@ from rewards.workers import Pool, sendable
 
 WINDOW_SAMPLES = 400
 MIN_SAMPLES = 50
-"""The invalid share is judged over the last 400 samples, and not before 50 were seen."""
+MIN_ALL_FAILED = 8
+"""The invalid share is judged over the last 400 samples, and not before 50 were seen, or 8 when none could be scored."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,8 @@ class Scorer:
         invalid = [verdict for verdict in verdicts if not verdict.valid]
         self._counters["invalid"] += len(invalid)
         share = sum(self._recent) / max(1, len(self._recent))
-        if invalid and len(self._recent) >= MIN_SAMPLES and share > self.max_invalid_share:
+        enough = len(self._recent) >= (MIN_ALL_FAILED if share == 1 else MIN_SAMPLES)
+        if invalid and enough and share > self.max_invalid_share:
             raise RewardError(
                 f"{share:.0%} of the last {len(self._recent)} samples could not be scored, "
                 f"max_invalid_share is {self.max_invalid_share:.0%}; the last error: {invalid[-1].reason}"

@@ -32,8 +32,8 @@ class EnvSettings:
     split: str = "train"
     """Where problems are drawn from."""
     max_prompt_tokens: int | None = None
-    """None: the longest prompt of train and test; where a split has more than 256 problems, the longest of 256 evenly
-    spaced ones and a quarter more."""
+    """None: the longest prompt of train and test; where a split computes more than 256 problems, the longest of 256
+    evenly spaced ones and a quarter more."""
     max_new_tokens: int = 32
     """The budget: policy tokens an episode."""
     stop_strings: Sequence[str] = ()

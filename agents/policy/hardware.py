@@ -26,8 +26,8 @@ def pick_device(name: str) -> torch.device:
 def has_fast_bfloat16(device: torch.device) -> bool:
     """Whether matrix products in bfloat16 run on instructions of their own (on a CPU: AVX512-BF16 or AMX)."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -71,8 +72,11 @@ def check_folder(folder: Path) -> None:
 
 
 def load_model(name: str, *, device: torch.device, dtype: torch.dtype = torch.float32) -> LanguageModel:
-    """The weights of `name` (as `resolve` gave it)."""
-    model: nn.Module = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+    """The weights of `name` (as `resolve` gave it). Raises `ValueError` when they are not there or damaged."""
+    try:
+        model: nn.Module = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"policy.model={name} cannot be loaded: {str(error).splitlines()[0]}") from error
     return LanguageModel(model.to(device))  # type: ignore[arg-type]
 
 

@@ -47,6 +47,7 @@ class JsonlTask:
         self._splits = {"train": [problem for problem in problems if _key(problem) not in in_test], "test": test}
         self.columns = frozenset.intersection(*(frozenset(problem.row) for problem in [*problems, *test]))
         self._reward = reward
+        self.examines = reward is not None
 
     def split(self, name: str) -> Sequence[Problem]:
         """The problems of `"train"` or `"test"`."""

@@ -35,6 +35,7 @@ class Problems:
             raise ValueError(f"test must not hold a prompt of problems, got {sorted(both)[0]!r} in both")
         self.columns = frozenset.intersection(*(frozenset(problem.row) for problem in everything))
         self._reward = reward
+        self.examines = reward is not None
 
     def split(self, name: str) -> Sequence[Problem]:
         """The problems of `"train"` or `"test"`."""
