@@ -16,7 +16,7 @@ class GRPOConfig:
     name: str = "grpo"
     prompts: int = 32
     """Problems per iteration: many small groups learn faster here than few large ones."""
-    group_size: int = 4
+    group_size: int = 8
     """Completions per problem."""
     scale_advantages: str = "group"
     """Divide by the std of the `group`, of the `batch`, or not at all (`none`, as Dr. GRPO)."""
