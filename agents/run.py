@@ -19,7 +19,7 @@ from agents.grpo import GRPO
 from agents.metrics import truncate_after
 from agents.observe import rollout_metrics
 from agents.policy import Policy
-from agents.policy.hardware import has_fast_bfloat16, peak_memory_gb, pick_device
+from agents.policy.hardware import has_fast_bfloat16, keep_freed_memory, peak_memory_gb, pick_device
 from agents.ppo import PPO
 from agents.run_folder import RunFolder, default_name
 from agents.setup import (
@@ -153,6 +153,7 @@ def next_problems(num_problems: int, start: int, count: int, seed: int) -> np.nd
 def prepare(config: TrainConfig, settings: dict[str, Any], say: Callable[[str], None] = print) -> Run:
     """Build a run, mistakes first: settings and columns are checked before any weight is loaded."""
     torch.set_num_threads(config.threads or torch.get_num_threads())
+    keep_freed_memory()
     device = pick_device(config.policy.device)
     envs = build_environments(config, tokenizer_of(config.policy, say))
     check_context(config.policy, envs.train)

@@ -14,9 +14,9 @@ class GRPOConfig:
     """Defaults are the plain algorithm with one update per rollout."""
 
     name: str = "grpo"
-    prompts: int = 32
+    prompts: int = 24
     """Problems per iteration: many small groups learn faster here than few large ones."""
-    group_size: int = 8
+    group_size: int = 6
     """Completions per problem."""
     scale_advantages: str = "group"
     """Divide by the std of the `group`, of the `batch`, or not at all (`none`, as Dr. GRPO)."""
@@ -32,7 +32,7 @@ class GRPOConfig:
     """Where the KL acts: `loss`, or `reward` (then per token, inside the returns that the group compares)."""
     kl_estimator: str = "weighted_k3"
     """In the loss: `weighted_k3` or `k2` (the reverse KL's gradient), `k3` (the forward KL's, as the paper)."""
-    optim: OptimConfig = field(default_factory=lambda: OptimConfig(learning_rate=1.2e-5, warmup_steps=3))
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(learning_rate=1e-5, warmup_steps=3))
 
     def __post_init__(self) -> None:
         require(self.prompts >= 1, f"agent.prompts must be at least 1, got {self.prompts}")

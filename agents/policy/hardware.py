@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import resource
 import sys
 
 import torch
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""From glibc's malloc.h."""
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -37,6 +40,21 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     if name not in PRECISIONS:
         raise ValueError(f"policy.precision must be auto, {' or '.join(PRECISIONS)}, got {name!r}")
     return PRECISIONS[name]
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what is freed instead of giving it back to the system at once; elsewhere do nothing.
+
+    A chunk of logits is 100 MB. From fresh pages every time, zeroed by the kernel, an update takes about a fifth longer.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except AttributeError:  # another C library
+        return
+    mallopt(M_MMAP_THRESHOLD, 2**31 - 1)
+    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def peak_memory_gb(device: torch.device) -> float:
