@@ -48,8 +48,9 @@ def open_run(path: str, which: str = "last", say: Say = print) -> Saved:
 
 def saved_config(folder: RunFolder) -> TrainConfig:
     """The settings that a run was started with. Raises `ValueError` where they are not those of a run."""
+    settings = folder.settings()
     try:
-        return from_settings(folder.settings())
+        return from_settings(settings)
     except ValueError as error:
         raise ValueError(f"{folder.config} does not hold the settings of a run: {error}") from error
 

@@ -127,7 +127,7 @@ def test_a_folder_that_is_not_a_run_is_named(tmp_path):
 
 def test_settings_that_are_not_those_of_a_run_are_refused(tmp_path):
     (tmp_path / "config.yaml").write_text("agent: {name: grpo}\nunknown: 3\n")
-    with pytest.raises(ValueError, match=r"config\.yaml: these are not the settings of a run"):
+    with pytest.raises(ValueError, match=r"config\.yaml does not hold the settings of a run"):
         export(str(tmp_path), str(tmp_path / "model"), say=quiet)
 
 

@@ -60,6 +60,7 @@ def test_a_single_run_is_shaded_by_its_recorded_deviation():
     assert report._curve([[{"iteration": 1, "reward/mean": 1.0}]], "reward/mean", "iteration").deviation is None
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_what_cannot_be_drawn_is_refused(tmp_path):
     with pytest.raises(ValueError, match="x must be one of iteration, num_tokens, time/train_seconds, got 'epoch'"):
         draw_curves({"grpo": run()}, tmp_path / "curves.png", x="epoch")
