@@ -23,7 +23,7 @@ from rewards.workers import Pool, sendable
 WINDOW_SAMPLES = 400
 MIN_SAMPLES = 50
 MIN_ALL_FAILED = 8
-"""The invalid share is judged over the last 400 samples, and not before 50 were seen, or 8 when none could be scored."""
+"""The invalid share is judged over the last 400 samples, once 50 were seen, or 8 of which none could be scored."""
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
 def keep_freed_memory() -> None:
     """Let glibc keep what is freed instead of giving it back to the system at once; elsewhere do nothing.
 
-    A chunk of logits is 100 MB. From fresh pages every time, zeroed by the kernel, an update takes about a fifth longer.
+    A chunk of logits is 100 MB. On fresh pages every time, zeroed by the kernel, an update takes a fifth longer.
     """
     if not sys.platform.startswith("linux"):
         return
