@@ -36,6 +36,8 @@ class OptimConfig:
     """`constant`, `linear` or `cosine`, down to 0 at the end of the run."""
     critic_decay: str | None = None
     """None: the same as `decay`."""
+    decay_share: float = 1.0
+    """Share of the run, at its end, in which the rates decay; 1: from the start (below 1: arXiv 2404.06395)."""
     warmup_steps: int = 0
     """Optimizer steps over which the learning rates rise from 0."""
     epochs: int = 1
@@ -65,6 +67,7 @@ class OptimConfig:
             ok = x is None or (math.isfinite(x) and x >= 0)
             require(ok, f"agent.optim.{name} must be a number of at least 0, got {x}")
         require(self.max_grad_norm > 0, f"agent.optim.max_grad_norm must be above 0, got {self.max_grad_norm}")
+        require(0 < self.decay_share <= 1, f"agent.optim.decay_share must be in (0, 1], got {self.decay_share}")
         for name in ("decay", "critic_decay"):
             x = getattr(self, name)
             require(
@@ -284,11 +287,11 @@ class Optimizer:
             c.learning_rate if c.critic_learning_rate is None else c.critic_learning_rate,
             c.critic_decay or c.decay,
         )
-        progress = self.num_updates / max(self.total_iterations, 1)
+        left = 1 - self.num_updates / max(self.total_iterations, 1)
         warm = min(1.0, (self.num_steps + 1) / (c.warmup_steps + 1))
         for group in self.adam.param_groups:
             rate, decay = rates[group["name"]]
-            group["lr"] = rate * warm * decayed(decay, progress)
+            group["lr"] = rate * warm * decayed(decay, 1 - left / c.decay_share)
 
     def learning_rates(self) -> dict[str, float]:
         """The rates of the last step: key `""` for the actor, `/critic` for the critic."""
@@ -313,7 +316,7 @@ class Optimizer:
 
 
 def decayed(decay: str, progress: float) -> float:
-    """The share of the learning rate that is left at `progress` in [0, 1].
+    """The share of the learning rate that is left at `progress` in [0, 1]; all of it before.
 
     >>> decayed("linear", 0.25), round(decayed("cosine", 0.5), 3), decayed("constant", 0.9)
     (0.75, 0.5, 1.0)

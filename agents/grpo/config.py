@@ -14,7 +14,7 @@ class GRPOConfig:
     """Defaults are the plain algorithm with one update per rollout."""
 
     name: str = "grpo"
-    prompts: int = 24
+    prompts: int = 32
     """Problems per iteration: many small groups learn faster here than few large ones."""
     group_size: int = 6
     """Completions per problem."""
@@ -32,7 +32,9 @@ class GRPOConfig:
     """Where the KL acts: `loss`, or `reward` (then per token, inside the returns that the group compares)."""
     kl_estimator: str = "weighted_k3"
     """In the loss: `weighted_k3` or `k2` (the reverse KL's gradient), `k3` (the forward KL's, as the paper)."""
-    optim: OptimConfig = field(default_factory=lambda: OptimConfig(learning_rate=1e-5, warmup_steps=3))
+    optim: OptimConfig = field(
+        default_factory=lambda: OptimConfig(learning_rate=1.5e-5, warmup_steps=3, decay="linear", decay_share=0.5)
+    )
 
     def __post_init__(self) -> None:
         require(self.prompts >= 1, f"agent.prompts must be at least 1, got {self.prompts}")

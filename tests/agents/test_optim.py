@@ -235,6 +235,12 @@ def test_the_critic_follows_the_actor_unless_told_otherwise():
     assert [c for _, c in held] == [0.0] * 4
 
 
+def test_a_decay_may_begin_late():
+    """Linear over the last half of six iterations: 1 1 1 1 2/3 1/3."""
+    rates = rates_over(OptimConfig(learning_rate=0.6, decay="linear", decay_share=0.5), total=6)
+    assert [actor for actor, _ in rates] == pytest.approx([0.6, 0.6, 0.6, 0.6, 0.4, 0.2])
+
+
 def test_warm_up_rises_over_steps_from_above_zero():
     """Three steps of warm-up: 1/4, 2/4, 3/4, then 1."""
     rates = rates_over(OptimConfig(learning_rate=0.4, warmup_steps=3), total=5)

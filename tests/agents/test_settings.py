@@ -24,6 +24,7 @@ BAD = [
     (OptimConfig, "agent.optim.max_grad_norm must be above 0", 0.0),
     (OptimConfig, "agent.optim.max_grad_norm must be above 0", NAN),
     (OptimConfig, "agent.optim.decay must be one of constant, linear, cosine", "square"),
+    (OptimConfig, "agent.optim.decay_share must be in (0, 1]", 0.0),
     (OptimConfig, "agent.optim.critic_decay must be one of constant, linear, cosine", "square"),
     (OptimConfig, "agent.optim.aggregation must be one of token_mean, sequence_mean, constant", "sum"),
     (GRPOConfig, "agent.prompts must be at least 1", 0),

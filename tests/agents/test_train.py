@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+import torch
 
 from agents import checkpoint
 from agents.metrics import read_metrics
@@ -22,6 +23,7 @@ SMALL = [
     "agent.prompts=2",
     "agent.group_size=4",
     "agent.optim.learning_rate=3e-3",
+    "agent.optim.decay=constant",
     "evaluation.samples=2",
     "evaluation.every=2",
     "threads=1",
@@ -311,6 +313,94 @@ def test_a_run_ends_at_its_limit_of_tokens(run, tmp_path):
     run(*SMALL, "name=one", "iterations=50", "max_tokens=100")
     summary = json.loads((tmp_path / "runs/one/summary.json").read_text())
     assert 100 <= summary["tokens"] < 100 + 8 * 4
+
+
+def test_a_run_ends_at_its_limit_of_seconds(run, tmp_path):
+    """Any iteration takes longer than this limit: the first one is the last."""
+    code, out, _ = run(*SMALL, "name=one", "iterations=50", "max_seconds=1e-6")
+    assert code == 0
+    summary = json.loads((tmp_path / "runs/one/summary.json").read_text())
+    assert summary["iterations"] == 1
+    assert checkpoint.load(tmp_path / "runs/one")[0] == 1
+    assert "summary.json" in out
+
+
+def test_a_second_interrupt_leaves_at_once_and_keeps_what_was_saved(run, tmp_path, monkeypatch):
+    """Both arrive inside the fourth iteration, which is lost; the checkpoint of the second is not."""
+    from agents.run import Run
+
+    iterate = Run.iterate
+
+    def interrupted(self):
+        if self.counters.iteration == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        return iterate(self)
+
+    monkeypatch.setattr(Run, "iterate", interrupted)
+    code, _, err = run(*SMALL, "name=one", "iterations=50", "checkpoint_every=2")
+    assert code not in (0, None)
+    assert "Left at once. What was saved: resume=runs/one" in err
+    assert checkpoint.load(tmp_path / "runs/one")[0] == 2
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:119] DefaultCPUAllocator: can't allocate memory: 9 bytes"),
+        MemoryError("no more"),
+    ],
+    ids=["cuda", "torch on the cpu", "python"],
+)
+def test_too_little_memory_ends_in_a_message_that_names_the_settings(run, monkeypatch, error):
+    from agents.run import Run
+
+    def out_of_memory(_self):
+        raise error
+
+    monkeypatch.setattr(Run, "iterate", out_of_memory)
+    code, out, err = run(*SMALL, "name=one", "iterations=2")
+    assert code not in (0, None)
+    assert err.startswith("error: out of memory")
+    assert "agent.optim.microbatch_tokens" in err
+    assert "Traceback" not in out + err
+
+
+def test_another_runtime_error_is_not_taken_for_lack_of_memory(run, monkeypatch):
+    from agents.run import Run
+
+    def broken(_self):
+        raise RuntimeError("a mistake in the program")
+
+    monkeypatch.setattr(Run, "iterate", broken)
+    code, _, err = run(*SMALL, "name=one", "iterations=2")
+    assert code not in (0, None)
+    assert "RuntimeError: a mistake in the program" in err
+    assert "out of memory" not in err
+
+
+def always_fails(completion: str) -> float:
+    """What a grader with a mistake in it does."""
+    raise KeyError("no such rubric")
+
+
+@pytest.mark.parametrize("on_error", ["invalid", "raise"])
+def test_a_grader_that_always_fails_ends_the_run_in_one_line(run, on_error):
+    code, out, err = run(
+        *SMALL,
+        "reward=function",
+        "reward.function.fn._target_=test_train.always_fails",
+        f"env.on_error={on_error}",
+        "name=one",
+        "iterations=2",
+    )
+    assert code not in (0, None)
+    assert err.startswith("error: ")
+    assert "no such rubric" in err
+    assert "resume=runs/one" in err
+    assert "Traceback" not in out + err
 
 
 def test_a_sweep_is_a_run_for_each_choice(run, tmp_path):
