@@ -132,7 +132,7 @@ class TrainConfig:
     name: str | None = None
     """Folder of the run under `runs`; null: date, agent, task and seed."""
     runs: str = "runs"
-    iterations: int = 60
+    iterations: int = 54
     max_seconds: float | None = None
     """End early after this many seconds of training; null: no limit."""
     max_tokens: int | None = None

@@ -61,7 +61,12 @@ class PPOConfig:
     """Where the environment truncates: `bootstrap` with V, or `terminal`."""
     optim: OptimConfig = field(
         default_factory=lambda: OptimConfig(
-            learning_rate=7e-6, critic_learning_rate=1e-4, warmup_steps=3, minibatch_rows=64
+            learning_rate=1e-5,
+            critic_learning_rate=1e-4,
+            warmup_steps=3,
+            minibatch_rows=64,
+            decay="linear",
+            decay_share=0.5,
         )
     )
 
