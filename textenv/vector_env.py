@@ -30,7 +30,7 @@ class StepMany(NamedTuple):
     rewards: np.ndarray
     """(N, T) float64; a score stands in the column of the episode's last token."""
     terminated: np.ndarray
-    """(N,) bool: the row ended in this call."""
+    """(N,) bool: the row ended in this call (in SAME_STEP its last observation is `infos["final_obs"]`)."""
     truncated: np.ndarray
     infos: dict[str, Any]
     consumed: np.ndarray
@@ -45,6 +45,8 @@ class TextVectorEnv(VectorEnv):
     `index`, `prompt` and `group_id` for the same problem in every row; `split` and `max_new_tokens`. They hold for the
     episodes that this reset starts, and for the whole queue. A row that finds the queue empty is idle: observation of
     length 0, `episode_index` -1, and no step moves it.
+
+    `copy=False` hands out the environment's own arrays, which the next call changes.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class TextVectorEnv(VectorEnv):
         *,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
+        copy: bool = True,
         **settings: Any,
     ) -> None:
         check_positive("num_envs", num_envs)
@@ -60,7 +63,7 @@ class TextVectorEnv(VectorEnv):
             raise ValueError(f"render_mode must be None or one of {', '.join(RENDER_MODES)}, got {render_mode!r}")
         self.autoreset_mode = autoreset_mode_of(autoreset_mode)
         self.settings = EnvSettings(**settings)
-        self.num_envs, self.render_mode = num_envs, render_mode
+        self.num_envs, self.render_mode, self.copy = num_envs, render_mode, copy
         self.metadata = {**METADATA, "autoreset_mode": self.autoreset_mode}
         parts = build(self.settings, num_envs)
         self.task, self.tokenizer, self.stop_spec = parts.task, parts.tokenizer, parts.stop_spec
@@ -100,7 +103,7 @@ class TextVectorEnv(VectorEnv):
         episodes = self._episodes.start(rows, options, self._generator, queue_may_wait=may_wait)
         self._kernel.start(rows, episodes)
         self._was_reset = True
-        return self._observe(), self._kernel.infos(mask)
+        return self._observe(), self._kernel.infos(None if mask.all() else mask, copy=self.copy)
 
     def step(self, actions: Any) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """One token for each row: `step_many` with one column."""
@@ -115,9 +118,10 @@ class TextVectorEnv(VectorEnv):
     def step_many(self, actions: Any, lengths: Any = None) -> StepMany:
         """Feed row i the tokens `actions[i, :lengths[i]]`, one after the other, up to its first end.
 
-        `lengths` None: all columns. 0 leaves a row as it is. A pending NEXT_STEP reset takes column 0; an idle row
-        takes nothing. Raises before anything changes: `ValueError` (shape), `InvalidAction` (not a token),
-        `FinishedRow` (a finished row in DISABLED, fed).
+        `lengths` None: all columns. 0 leaves a row as it is. A pending NEXT_STEP reset takes column 0; a SAME_STEP
+        reset comes behind the end, takes no column, and leaves the rest of the row's columns unread, and so does a
+        reply in a conversation; an idle row takes nothing. Raises before anything changes: `ValueError` (shape),
+        `InvalidAction` (not a token), `FinishedRow` (a finished row in DISABLED, fed).
         """
         if not self._was_reset:
             raise ResetNeeded("reset() must be called before step() and step_many()")
@@ -130,14 +134,17 @@ class TextVectorEnv(VectorEnv):
         first = waiting.astype(np.int64)
         active = self._kernel.running | waiting
         check_tokens(actions, np.where(active, first, lengths), lengths, len(self.tokenizer))
-        restarted = np.flatnonzero(waiting).tolist()
-        if restarted:
-            self._kernel.start(restarted, [self._episodes.next(row, self._generator) for row in restarted])
+        if waiting.any():
+            self._restart(waiting, first)
         advance = self._kernel.advance(actions, first, lengths)
         ended = advance.terminated | advance.truncated
         if self.render_mode == "human" and ended.any():
             self._print(np.flatnonzero(ended).tolist())
-        infos = self._kernel.infos(np.ones(self.num_envs, dtype=np.bool_))
+        final: dict[str, Any] = {}
+        if self.autoreset_mode is AutoresetMode.SAME_STEP and ended.any():
+            final = self._final(ended)
+            self._restart(ended, advance.consumed)
+        infos = final | self._kernel.infos(copy=self.copy)
         consumed = advance.consumed + first
         return StepMany(self._observe(), advance.rewards, advance.terminated, advance.truncated, infos, consumed)
 
@@ -163,8 +170,25 @@ class TextVectorEnv(VectorEnv):
         if hasattr(self, "_kernel"):
             self._kernel.scorer.close()
 
+    def _restart(self, where: np.ndarray, column: np.ndarray) -> None:
+        """Begin the next episodes in the rows of `where`, in the order in which their columns would come."""
+        rows = np.flatnonzero(where)
+        rows = rows[np.argsort(column[rows], kind="stable")].tolist()
+        self._kernel.start(rows, [self._episodes.next(row, self._generator) for row in rows])
+
+    def _final(self, ended: np.ndarray) -> dict[str, Any]:
+        """`final_obs` and `final_info` of the rows that ended, as `SyncVectorEnv` lays them out."""
+        observation = self._kernel.observe(copy=False)
+        packed = pack(observation) if self.settings.obs_mode == "packed" else None
+        final_obs = np.full(self.num_envs, None, dtype=object)
+        for row in np.flatnonzero(ended).tolist():
+            single = {name: values[row].copy() for name, values in observation.items()}
+            final_obs[row] = single if packed is None else packed[row].copy()
+        final_info = self._kernel.infos(ended)
+        return {"final_obs": final_obs, "_final_obs": ended, "final_info": final_info, "_final_info": ended.copy()}
+
     def _observe(self) -> Observation:
-        observation = self._kernel.observe()
+        observation = self._kernel.observe(copy=self.copy)
         return pack(observation) if self.settings.obs_mode == "packed" else observation
 
     def _print(self, rows: list[int]) -> None:
@@ -242,8 +266,7 @@ def check_tokens(actions: np.ndarray, first: np.ndarray, lengths: np.ndarray, vo
 
 def autoreset_mode_of(mode: AutoresetMode | str) -> AutoresetMode:
     """The enum from itself, its value (`"NextStep"`) or its name (`"NEXT_STEP"`)."""
-    supported = (AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED)
-    for candidate in supported:
+    for candidate in AutoresetMode:
         if mode in (candidate, candidate.value, candidate.name):
             return candidate
-    raise ValueError(f"autoreset_mode must be one of {', '.join(m.value for m in supported)}, got {mode!r}")
+    raise ValueError(f"autoreset_mode must be one of {', '.join(m.value for m in AutoresetMode)}, got {mode!r}")

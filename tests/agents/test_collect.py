@@ -157,16 +157,21 @@ def test_it_knows_nothing_of_the_environment_but_its_public_verbs():
     assert env.used <= {"reset", "step_many", "scored", "num_envs", "autoreset_mode", "stop_spec"}
 
 
+STREAMS = [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP]
+
+
+@pytest.mark.parametrize("mode", STREAMS)
 @pytest.mark.parametrize("rows", [1, 3, 4, 9])
 @pytest.mark.parametrize("max_tokens", [1, 5, 32])
-def test_fewer_rows_than_problems_give_the_same_episodes_as_one_wave(rows, max_tokens):
+def test_fewer_rows_than_problems_give_the_same_episodes_as_one_wave(rows, max_tokens, mode):
     wave = collected().rollout
-    stream = collected(environment(rows, mode=AutoresetMode.NEXT_STEP), max_tokens=max_tokens).rollout
+    stream = collected(environment(rows, mode=mode), max_tokens=max_tokens).rollout
     assert_equal(wave, stream)
 
 
-def test_more_rows_than_problems_leave_rows_idle():
-    assert_equal(collected().rollout, collected(environment(13, mode=AutoresetMode.NEXT_STEP)).rollout)
+@pytest.mark.parametrize("mode", STREAMS)
+def test_more_rows_than_problems_leave_rows_idle(mode):
+    assert_equal(collected().rollout, collected(environment(13, mode=mode)).rollout)
 
 
 def test_the_columns_are_those_of_the_budget_however_short_the_answers():

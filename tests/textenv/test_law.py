@@ -27,17 +27,36 @@ def one_by_one(env, actions, lengths):
     terminated, truncated = np.zeros((2, ROWS), dtype=bool)
     consumed = np.zeros(ROWS, dtype=np.int64)
     result = env.step_many(actions[:, :0])
+    finals = []
     for column in range(actions.shape[1]):
         feed = (column < lengths) & ~(terminated | truncated)
         result = env.step_many(actions[:, column : column + 1], feed.astype(int))
+        finals.append(result.infos)
         rewards[:, column] = result.rewards[:, 0]
         terminated |= result.terminated
         truncated |= result.truncated
         consumed += result.consumed
-    return result.observations, rewards, terminated, truncated, result.infos, consumed
+    infos = {name: values for name, values in result.infos.items() if "final" not in name}
+    return result.observations, rewards, terminated, truncated, infos | merged(finals), consumed
 
 
-@pytest.mark.parametrize("mode", ["NextStep", "Disabled"])
+def merged(infos):
+    """`final_obs` and `final_info` of several calls, each row in at most one of them, as if of one call."""
+    infos = [info for info in infos if "final_obs" in info]
+    if not infos:
+        return {}
+    final_obs = np.full(ROWS, None, dtype=object)
+    for info in infos:
+        final_obs[info["_final_obs"]] = info["final_obs"][info["_final_obs"]]
+    ended = np.any([info["_final_obs"] for info in infos], axis=0)
+    final_info = {}
+    for name, values in infos[0]["final_info"].items():
+        parts = [np.where(info["_final_info"], info["final_info"][name], 0) for info in infos]
+        final_info[name] = np.sum(parts, axis=0).astype(values.dtype)
+    return {"final_obs": final_obs, "_final_obs": ended, "final_info": final_info, "_final_info": ended}
+
+
+@pytest.mark.parametrize("mode", ["NextStep", "SameStep", "Disabled"])
 @pytest.mark.parametrize("columns", [1, 2, 5, 14])
 @pytest.mark.parametrize("budget", ["terminate", "truncate"])
 def test_many_columns_are_the_loop_of_one(longer, mode, columns, budget):

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from textenv.tasks import load_task
 from textenv.tasks.arithmetic import Arithmetic
 from textenv.tasks.countdown import Countdown, CountdownAnswer, evaluate, is_for_testing
-from textenv.tasks.jsonl import JsonlTask
+from textenv.tasks.data import jsonl_task
 from textenv.tasks.target import Target
 from textenv.tasks.text import Problems
 from textenv.types import Problem, as_problem
@@ -174,18 +174,18 @@ def write(tmp_path):
 
 def test_jsonl_maps_columns(write):
     path = write("a.jsonl", {"q": "one", "solution": 1, "x": 0}, "", {"q": "two", "solution": 2})
-    task = JsonlTask(path, prompt="q", columns={"answer": "solution"}, test_share=0)
+    task = jsonl_task(path, prompt="q", columns={"answer": "solution"}, test_share=0)
     assert [task.split("train")[i] for i in range(2)] == [
         Problem("one", {"answer": 1}),
         Problem("two", {"answer": 2}),
     ]
     assert task.columns == {"answer"}
-    assert len(JsonlTask(path, prompt="q", columns={}, test_share=0, limit=1).split("train")) == 1
+    assert len(jsonl_task(path, prompt="q", columns={}, test_share=0, limit=1).split("train")) == 1
 
 
 def test_jsonl_keeps_all_columns_by_default_and_takes_chats(write):
     chat = [{"role": "user", "content": "hi"}]
-    task = JsonlTask(write("a.jsonl", {"question": chat, "answer": 1, "level": 2}), test_share=0)
+    task = jsonl_task(write("a.jsonl", {"question": chat, "answer": 1, "level": 2}), test_share=0)
     assert task.split("train")[0] == Problem(tuple(chat), {"answer": 1, "level": 2})
 
 
@@ -193,7 +193,7 @@ def test_jsonl_splits_by_prompt_whatever_the_order(write):
     rows = [{"question": f"question {i % 150}", "answer": i} for i in range(200)]
     splits = []
     for name, lines in (("a.jsonl", rows), ("b.jsonl", rows[::-1])):
-        task = JsonlTask(write(name, *lines), test_share=0.3)
+        task = jsonl_task(write(name, *lines), test_share=0.3)
         train, test = ({problem.prompt for problem in task.split(name)} for name in ("train", "test"))
         assert not train & test
         splits.append(test)
@@ -205,7 +205,7 @@ def test_jsonl_splits_by_prompt_whatever_the_order(write):
 def test_jsonl_test_file_takes_its_prompts_out_of_train(write):
     path = write("a.jsonl", *({"question": q, "answer": 1} for q in "abc"))
     test = write("b.jsonl", *({"question": q, "answer": 1} for q in "cd"))
-    task = JsonlTask(path, test_path=test)
+    task = jsonl_task(path, test_path=test)
     assert [problem.prompt for problem in task.split("train")] == ["a", "b"]
     assert [problem.prompt for problem in task.split("test")] == ["c", "d"]
 
@@ -218,23 +218,23 @@ GOOD = {"question": "a", "answer": 1}
     [
         ([GOOD, "{not json"], r"a\.jsonl:2: a line must be one JSON object"),
         ([GOOD, "", "[1, 2]"], r"a\.jsonl:3: a line must be one JSON object, got list"),
-        ([GOOD, {"question": "b"}], r"a\.jsonl:2: a line must have the column 'answer', it has \['question'\]"),
-        ([{"prompt": "b"}], r"a\.jsonl:1: a line must have the column 'question', it has \['prompt'\]"),
+        ([GOOD, {"question": "b"}], r"a\.jsonl:2: a row must have the column 'answer', it has \['question'\]"),
+        ([{"prompt": "b"}], r"a\.jsonl:1: a row must have the column 'question', it has \['prompt'\]"),
         ([GOOD, {"question": 7, "answer": 1}], r"a\.jsonl:2: column 'question': a prompt must be text"),
-        (["", ""], "path must hold at least one problem"),
+        (["", ""], "jsonl:a.jsonl must hold at least one problem"),
     ],
 )
 def test_a_wrong_line_is_named_by_file_and_number(write, lines, message):
     with pytest.raises(ValueError, match=message):
-        JsonlTask(write("a.jsonl", *lines))
+        jsonl_task(write("a.jsonl", *lines))
 
 
 def test_jsonl_names_a_wrong_setting(write):
     with pytest.raises(ValueError, match=r"path must be a JSON-lines file, got 'no\.jsonl'"):
-        JsonlTask("no.jsonl")
+        jsonl_task("no.jsonl")
     for setting, value in (("test_share", 1.0), ("limit", 0)):
         with pytest.raises(ValueError, match=f"{setting} must be .* got {value}"):
-            JsonlTask(write("a.jsonl", GOOD), **{setting: value})
+            jsonl_task(write("a.jsonl", GOOD), **{setting: value})
 
 
 def test_load_task_takes_names_paths_targets_and_objects():
@@ -262,17 +262,27 @@ def test_a_wrong_task_is_named(spec, message):
 
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_task_yaml_builds_its_task_and_says_what_it_is(path, write):
+def test_every_task_yaml_builds_its_task_and_says_what_it_is(path, write, tmp_path):
     assert path.read_text().startswith("# ")
     config = OmegaConf.load(path)
+    rows = [{"question": f"q{i}", "answer": i} for i in range(50)]
     if path.stem == "jsonl":
-        config.path = str(write("a.jsonl", *({"question": f"q{i}", "answer": i} for i in range(50))))
+        config.path = str(write("a.jsonl", *rows))
+    if path.stem == "parquet":
+        config.path = str(tmp_path / "a.parquet")
+        pytest.importorskip("pandas").DataFrame(rows).to_parquet(config.path)
+    if path.stem == "dataset":
+        config.path = str(tmp_path / "saved")
+        pytest.importorskip("datasets").Dataset.from_list(rows).save_to_disk(config.path)
+    if path.stem == "turns":
+        pytest.importorskip("gem")
+        config.make._target_ = "gem.envs.game_env.guess_the_number.GuessTheNumberEnv"
     task = load_task(OmegaConf.to_container(config))
     train, test = task.split("train"), task.split("test")
     assert set(train[0].row) >= task.columns
     with pytest.raises(ValueError, match="split must be one of train, test, got 'exam'"):
         task.split("exam")
-    if path.stem != "target":
+    if path.stem not in ("target", "guess", "turns"):  # the last two hide what tells their problems apart
         prompts = [{split[i].prompt for i in range(len(split))} for split in (train, test)]
         assert not prompts[0] & prompts[1]
     if path.stem == "arithmetic":

@@ -340,7 +340,7 @@ def test_a_reset_mask_of_a_wrong_type_is_a_type_error(make):
         ({"on_long_prompt": "cut"}, "on_long_prompt must be one of error, left, right, got 'cut'"),
         ({"stop_strings": "stop"}, "stop_strings must be a list of non-empty texts, got 'stop'"),
         ({"stop_strings": [""]}, "stop_strings must be a list of non-empty texts"),
-        ({"autoreset_mode": "Never"}, "autoreset_mode must be one of NextStep, Disabled, got 'Never'"),
+        ({"autoreset_mode": "Never"}, "autoreset_mode must be one of NextStep, SameStep, Disabled, got 'Never'"),
         ({"render_mode": "rgb_array"}, "render_mode must be None or one of ansi, human, got 'rgb_array'"),
         ({"rows": 0}, "num_envs must be an integer of at least 1, got 0"),
         ({"split": "exam"}, "split must be one of train, test, got 'exam'"),

@@ -10,11 +10,20 @@ from textenv.types import Task
 
 BUILT_IN = {
     "arithmetic": "textenv.tasks.arithmetic.Arithmetic",
+    "calculator": "textenv.tasks.calculator.Calculator",
     "countdown": "textenv.tasks.countdown.Countdown",
+    "dataset": "textenv.tasks.data.dataset_task",
     "digits": "textenv.tasks.digits.Digits",
-    "jsonl": "textenv.tasks.jsonl.JsonlTask",
+    "guess": "textenv.tasks.guess.Guess",
+    "human_eval": "textenv.tasks.code.HumanEval",
+    "json_format": "textenv.tasks.json_format.JsonFormat",
+    "jsonl": "textenv.tasks.data.jsonl_task",
+    "parquet": "textenv.tasks.data.parquet_task",
+    "reasoning_gym": "textenv.tasks.reasoning.ReasoningGym",
+    "strings": "textenv.tasks.strings.Strings",
     "target": "textenv.tasks.target.Target",
     "text": "textenv.tasks.text.Problems",
+    "turns": "textenv.adapters.turns.TurnTask",
 }
 """Short names; anything else is an import path."""
 

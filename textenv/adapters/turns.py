@@ -1,0 +1,154 @@
+"""Environments whose observation and action are text (GEM, TextArena, OpenEnv, ...) as tasks of a token environment.
+
+Whoever has `reset` and `step` on text becomes the other side of a conversation: what `reset` shows is the prompt, a
+turn of the policy is an action, what `step` shows is the reply. Three shapes of results are understood:
+
+- `reset(seed=...) -> text | (text, info)` and `step(text) -> (text, reward, terminated, truncated, info)`: GEM and
+  everything that looks like Gymnasium;
+- `reset(num_players=1, seed=...)`, `get_observation() -> (player, text)`, `step(text) -> (done, info)` and rewards from
+  `close()`: TextArena, games for one player;
+- an object with `done` and `reward`, and the text in `text`, `prompt`, `observation` or `content`: OpenEnv.
+
+Such environments often draw from the global random generators. Each conversation keeps a state of its own for them, and
+the caller's is put back after every call: conversations do not disturb each other, and what happens in one depends on
+its seed and on what it is told, nothing else.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from rewards.targets import resolve
+from rewards.types import Score
+from textenv.conversation import Reply
+from textenv.random_state import RandomState
+from textenv.types import Problem
+
+TEXT_FIELDS = ("text", "prompt", "observation", "content", "message")
+
+
+class TurnTask:
+    """A task whose problems are the seeds of a text environment: `train_size` for training, others for testing.
+
+    `make` builds a fresh environment (a function, an import path, or `{"_target_": path, **keywords}`). The return of
+    an episode is the sum of what `step` pays. `max_injected_tokens` bounds what an episode may be told.
+    """
+
+    turn_ends: tuple[str, ...] = ()
+    columns = frozenset({"seed"})
+
+    def __init__(
+        self,
+        make: Any,
+        *,
+        train_size: int = 1000,
+        test_size: int = 100,
+        max_injected_tokens: int = 1024,
+        name: str = "turns",
+    ) -> None:
+        for setting, value in (("train_size", train_size), ("test_size", test_size)):
+            if value < 1:
+                raise ValueError(f"{setting} must be at least 1, got {value}")
+        self.name, self.max_injected_tokens = name, max_injected_tokens
+        self._make: Callable[[], Any] = make if callable(make) else functools.partial(resolve, make)
+        self._seeds = {"train": range(test_size, test_size + train_size), "test": range(test_size)}
+
+    def split(self, name: str) -> Openings:
+        """The problems of `"train"` or `"test"`; the prompt is what the environment shows at its start."""
+        if name not in self._seeds:
+            raise ValueError(f"split must be one of {', '.join(self._seeds)}, got {name!r}")
+        return Openings(self._make, self._seeds[name])
+
+    def reward(self) -> Any:
+        """Nothing at the end: the turns are paid by the environment."""
+        return {"end": Nothing()}
+
+    def converse(self, problem: Problem) -> TurnConversation:
+        """A fresh environment, at the start that the problem showed."""
+        conversation = TurnConversation(self._make)
+        conversation.open(problem.row["seed"])
+        return conversation
+
+
+class Openings:
+    """A sequence of problems over seeds."""
+
+    def __init__(self, make: Callable[[], Any], seeds: range) -> None:
+        self._make, self._seeds = make, seeds
+
+    def __len__(self) -> int:
+        return len(self._seeds)
+
+    def __getitem__(self, index: int) -> Problem:
+        seed = self._seeds[index]
+        return Problem(TurnConversation(self._make).open(seed), {"seed": seed})
+
+
+class TurnConversation:
+    """One environment, its own random state, and how far it has come."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._shown = ""
+        self._random = RandomState()
+        with self._random.in_place():
+            self.env = make()
+
+    def open(self, seed: int) -> str:
+        """Begin; returns what the environment shows."""
+        self._random = RandomState.seeded(seed)
+        with self._random.in_place():
+            if hasattr(self.env, "get_observation"):
+                self.env.reset(num_players=1, seed=seed)
+                return self._seen_in_arena()
+            shown = self.env.reset(seed=seed)
+        return text_of(shown[0] if isinstance(shown, tuple) else shown)
+
+    def reply(self, text: str) -> Reply:
+        """One step of the environment."""
+        with self._random.in_place():
+            result = self.env.step(text)
+            if isinstance(result, tuple) and len(result) == 2:
+                return self._arena_reply(bool(result[0]))
+        if isinstance(result, tuple):
+            shown, reward, terminated, truncated = result[:4]
+            return Reply(text_of(shown), done=bool(terminated or truncated), reward=float(reward))
+        return Reply(text_of(result), done=bool(result.done), reward=float(result.reward or 0.0))
+
+    def _seen_in_arena(self) -> str:
+        """What is new in an observation: messages of others, or the part of a history that was not shown before."""
+        player, shown = self.env.get_observation()
+        if not isinstance(shown, str):
+            return "\n".join(text for sender, text, *_ in shown if sender != player)
+        new, self._shown = shown.removeprefix(self._shown), shown
+        return new
+
+    def _arena_reply(self, done: bool) -> Reply:
+        if not done:
+            return Reply(self._seen_in_arena())
+        closed = self.env.close()
+        rewards = closed[0] if isinstance(closed, tuple) else closed
+        return Reply(done=True, reward=float(rewards[0]))
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """Pays nothing."""
+
+    execution = "inline"
+
+    def __call__(self, completion: str) -> Score:
+        return Score(0.0)
+
+
+def text_of(observation: Any) -> str:
+    """The text of an observation. Raises `TypeError` for one that has none."""
+    if isinstance(observation, str):
+        return observation
+    for name in TEXT_FIELDS:
+        value = observation.get(name) if isinstance(observation, dict) else getattr(observation, name, None)
+        if value is not None:
+            return text_of(value)
+    raise TypeError(f"an observation must be text, or have one of {', '.join(TEXT_FIELDS)}, got {observation!r}")
