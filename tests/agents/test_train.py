@@ -329,7 +329,7 @@ def test_a_second_interrupt_leaves_at_once_and_keeps_what_was_saved(run, tmp_pat
     """Both arrive inside the fourth iteration, which is lost; the checkpoint of the second is not."""
     from agents.run import Run
 
-    iterate = Run.iterate
+    iterate, before = Run.iterate, signal.getsignal(signal.SIGINT)
 
     def interrupted(self):
         if self.counters.iteration == 3:
@@ -342,7 +342,7 @@ def test_a_second_interrupt_leaves_at_once_and_keeps_what_was_saved(run, tmp_pat
     assert code not in (0, None)
     assert "Left at once. What was saved: resume=runs/one" in err
     assert checkpoint.load(tmp_path / "runs/one")[0] == 2
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.mark.parametrize(
