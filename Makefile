@@ -42,6 +42,7 @@ install: .venv/installed
 	grep -v '^gymnasium==' constraints.txt > .venv-clients/constraints.txt
 	.venv-clients/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-clients/constraints.txt \
 		-e ".[test]" gymnasium==1.2.2 "ray[rllib]==2.60.0"
+	.venv-clients/bin/python -m pip install --quiet --disable-pip-version-check --no-deps gem-llm==0.1.0
 	touch $@
 
 clean:

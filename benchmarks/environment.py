@@ -27,6 +27,7 @@ from gymnasium.vector import SyncVectorEnv
 
 from agents.checkpoint import write_atomically
 from benchmarks.machine import describe_commit, describe_machine
+from rewards.types import Sample, Score
 from textenv import TextEnv, TextVectorEnv
 
 HERE = Path(__file__).resolve().parent
@@ -35,7 +36,10 @@ MEMORY_ROWS, MEMORY_VOCABULARY, MEMORY_STEPS = 1024, 150_000, 10_000
 
 
 class WideTokenizer:
-    """A vocabulary of a size like a language model's, in which one token in `per_end` ends the text."""
+    """A character a token, in a vocabulary of a language model's size; one token in `per_end` ends the text.
+
+    It decodes about as fast as text can be made, so that the environment is measured and not a tokenizer.
+    """
 
     pad_id = 0
     start_ids: tuple[int, ...] = ()
@@ -48,32 +52,36 @@ class WideTokenizer:
         return self.size
 
     def encode(self, text: str) -> list[int]:
-        """One token a character."""
-        return [2 + ord(character) for character in text]
+        """A character's code."""
+        return list(map(ord, text))
 
-    def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
-        """A word a token."""
-        return " ".join(map(str, ids))
+    def decode(self, ids: Any, *, skip_special: bool = True) -> str:
+        """The characters of these codes; surrogates, which are none, stay as they are."""
+        return np.asarray(ids, dtype="<i4").tobytes().decode("utf-32-le", "surrogatepass")
 
-    def decode_batch(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        """`decode` of each row."""
-        return [self.decode(row) for row in rows]
+    def decode_batch(self, rows: Sequence[Any]) -> list[str]:
+        """`decode` of each row: one text, cut."""
+        text = self.decode(np.concatenate(rows)) if rows else ""
+        ends = np.cumsum([len(row) for row in rows]).tolist()
+        return [text[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
     def render_chat(self, messages: Any, *, add_generation_prompt: bool = True) -> None:
         """None: there is no chat template."""
 
     def token_texts(self) -> list[str]:
-        """A word a token."""
-        return list(map(str, range(self.size)))
+        """A character a token."""
+        return list(map(chr, range(self.size)))
 
 
 class Free:
     """A reward that costs nothing."""
 
-    execution = "inline"
+    def __init__(self) -> None:
+        self.score = Score(1.0)
 
-    def __call__(self, completion: str) -> float:
-        return 1.0
+    def score_batch(self, samples: Sequence[Sample]) -> list[Score]:
+        """1 for each."""
+        return [self.score] * len(samples)
 
 
 def settings(vocabulary: int = VOCABULARY) -> dict[str, Any]:

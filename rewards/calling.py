@@ -9,7 +9,7 @@ import functools
 import inspect
 import numbers
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from rewards.errors import Failure
@@ -28,6 +28,11 @@ class Wanted:
     """It has `**kwargs` and receives every column of the row."""
     bound: frozenset[str]
     """Names that a `functools.partial` settled; a column of the same name does not override them."""
+    all: frozenset[str] = field(init=False)
+    """Required and optional ones."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "all", self.required | self.optional)
 
 
 def wanted(fn: Callable[..., Any]) -> Wanted:
@@ -53,7 +58,7 @@ def arguments(names: Wanted, sample: Sample) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if names.takes_all:
         found.update((key, value) for key, value in sample.row.items() if key not in SAMPLE_FIELDS | names.bound)
-    for name in names.required | names.optional:
+    for name in names.all:
         if name in SAMPLE_FIELDS:
             found[name] = getattr(sample, name)
         elif name in sample.row:
@@ -77,6 +82,8 @@ def as_score(result: object) -> Score:
     """A reward's result as a `Score`; raises `TypeError` or `ValueError` for what is not one finite number."""
     if isinstance(result, Score):
         return result
+    if isinstance(result, float | int):
+        return Score(float(result))
     if getattr(result, "shape", None) == () and hasattr(result, "item"):
         result = result.item()
     if isinstance(result, numbers.Real):

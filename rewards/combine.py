@@ -121,9 +121,13 @@ def _own_name(fn: Any) -> str:
 
 def combined(parts: Mapping[str, Part], scores: Mapping[str, Score]) -> tuple[float, tuple[Span, ...]]:
     """The total and the spans of one sample; spans scale as the value they stand beside, a gate's own are dropped."""
-    gate = math.prod(scores[name].value for name, part in parts.items() if part.gate)
-    summands = [(part.weight, scores[name]) for name, part in parts.items() if not part.gate]
-    spans = tuple(
-        (start, end, weight * gate * reward) for weight, score in summands for start, end, reward in score.spans
-    )
-    return float(gate * sum(weight * score.value for weight, score in summands)), spans
+    total, gate = 0.0, 1.0
+    spans: list[Span] = []
+    for name, part in parts.items():
+        score = scores[name]
+        if part.gate:
+            gate *= score.value
+        else:
+            total += part.weight * score.value
+            spans.extend((start, end, part.weight * reward) for start, end, reward in score.spans)
+    return float(gate * total), tuple((start, end, gate * reward) for start, end, reward in spans) if spans else ()

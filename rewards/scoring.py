@@ -10,8 +10,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from rewards.calling import SAMPLE_FIELDS, Batched, PerSample, Wanted, arguments, is_batched, wanted
 from rewards.combine import Part, Span, as_parts, combined
@@ -26,13 +25,12 @@ MIN_ALL_FAILED = 8
 """The invalid share is judged over the last 400 samples, once 50 were seen, or 8 of which none could be scored."""
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What all parts together say about one sample."""
 
     value: float
     """The combined value, spans not included; 0 when invalid."""
-    parts: Mapping[str, Score] = field(default_factory=dict)
+    parts: Mapping[str, Score]
     """Each part's own score, unweighted; a part that failed under `on_error: invalid` is missing."""
     valid: bool = True
     """False: no statement about the policy; leave the sample out."""
@@ -90,14 +88,22 @@ class Scorer:
                     f"it has {offered}, and every sample has {sorted(SAMPLE_FIELDS)}"
                 )
 
-    def score(self, samples: Sequence[Sample]) -> list[Verdict]:
-        """One verdict per sample, in order. Raises `RewardError` as `on_error` and `max_invalid_share` say."""
+    def score(self, samples: Sequence[Sample], *, failures: Mapping[int, str] | None = None) -> list[Verdict]:
+        """One verdict per sample, in order. `failures`: places of samples that nothing can be said of, since the task
+        itself failed, and why; no part is asked about them, and they count as a grader's error does.
+
+        Raises `RewardError` as `on_error` and `max_invalid_share` say.
+        """
         started = time.perf_counter()
-        outcomes = {name: self._outcomes(name, samples) for name in self.parts} if samples else {}
-        verdicts = [
-            self._verdict(sample, {name: results[index] for name, results in outcomes.items()})
-            for index, sample in enumerate(samples)
-        ]
+        if failures:
+            sound = [sample for place, sample in enumerate(samples) if place not in failures]
+            scored = iter(self._verdicts(sound))
+            verdicts = [
+                self._failed_task(failures[place]) if place in failures else next(scored)
+                for place in range(len(samples))
+            ]
+        else:
+            verdicts = self._verdicts(samples)
         self._counters["samples"] += len(samples)
         self._counters["seconds"] += time.perf_counter() - started
         self._refuse_too_many_invalid(verdicts)
@@ -118,6 +124,12 @@ class Scorer:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_pool": None}
 
+    def _verdicts(self, samples: Sequence[Sample]) -> list[Verdict]:
+        if not samples:
+            return []
+        outcomes = [self._outcomes(name, samples) for name in self.parts]
+        return [self._verdict(sample, of_parts) for sample, *of_parts in zip(samples, *outcomes, strict=True)]
+
     def _outcomes(self, name: str, samples: Sequence[Sample]) -> list[Score | Failure]:
         names = self._wanted[name]
         if is_batched(self.parts[name].fn):
@@ -125,6 +137,8 @@ class Scorer:
             return [answer] * len(samples) if isinstance(answer, Failure) else answer
         assert names is not None
         outcomes: list[Any] = [_arguments_or_failure(names, sample) for sample in samples]
+        if not any(isinstance(outcome, Failure) for outcome in outcomes):
+            return self._execute(name, outcomes)
         callable_indices = [index for index, outcome in enumerate(outcomes) if not isinstance(outcome, Failure)]
         answers = self._execute(name, [outcomes[index] for index in callable_indices])
         for index, answer in zip(callable_indices, answers, strict=True):
@@ -142,31 +156,52 @@ class Scorer:
         answers = self._pool.run(name, calls, timeout_seconds=limit)
         return [_own_timeout(part, answer) for answer in answers]
 
-    def _verdict(self, sample: Sample, outcomes: Mapping[str, Score | Failure]) -> Verdict:
+    def _verdict(self, sample: Sample, outcomes: Sequence[Any]) -> Verdict:
+        scores = dict(zip(self.parts, outcomes, strict=True))
+        if Failure in map(type, outcomes):
+            return self._failed(sample, scores)
+        return self._sum(scores, _own_reasons(scores))
+
+    def _failed(self, sample: Sample, outcomes: Mapping[str, Score | Failure]) -> Verdict:
+        """The verdict where some parts failed."""
         failures = {name: outcome for name, outcome in outcomes.items() if isinstance(outcome, Failure)}
-        scores = {name: outcome for name, outcome in outcomes.items() if isinstance(outcome, Score)}
         self._counters["errors"] += len(failures)
         self._counters["timeouts"] += sum(failure.timed_out for failure in failures.values())
         told = {name: _told(name, failure, sample) for name, failure in failures.items()}
-        if failures and self.on_error == "raise":
+        scores = {name: outcome for name, outcome in outcomes.items() if isinstance(outcome, Score)}
+        if self.on_error == "raise":
             raise RewardError(next(iter(told.values())))
-        if failures and self.on_error == "invalid":
-            return Verdict(0.0, scores, valid=False, reason="\n".join(told.values()))
-        for name, reason in told.items():
-            scores[name] = Score(float(self.on_error), info={"reason": reason})
-        scores = {name: scores[name] for name in self.parts}
+        reason = "\n".join(told.values())
+        if self.on_error == "invalid":
+            return Verdict(0.0, scores, valid=False, reason=reason)
+        for name in failures:
+            scores[name] = Score(float(self.on_error), info={"reason": told[name]})
+        return self._sum({name: scores[name] for name in self.parts}, reason)
+
+    def _failed_task(self, reason: str) -> Verdict:
+        """The verdict on a sample that no part is asked about."""
+        self._counters["errors"] += 1
+        if self.on_error == "raise":
+            raise RewardError(reason)
+        if self.on_error == "invalid":
+            return Verdict(0.0, {}, valid=False, reason=reason)
+        return Verdict(float(self.on_error), {}, reason=reason)
+
+    def _sum(self, scores: Mapping[str, Score], reason: str) -> Verdict:
         value, spans = combined(self.parts, scores)
         if not math.isfinite(value):
             raise RewardError(f"the combined reward must be finite, got {value} from {scores}")
-        return Verdict(value, scores, reason="\n".join(told.values()) or _own_reasons(scores), spans=spans)
+        return Verdict(value, scores, reason=reason, spans=spans)
 
     def _refuse_too_many_invalid(self, verdicts: Sequence[Verdict]) -> None:
-        self._recent.extend(not verdict.valid for verdict in verdicts)
         invalid = [verdict for verdict in verdicts if not verdict.valid]
+        self._recent.extend([not verdict.valid for verdict in verdicts])
+        if not invalid:
+            return
         self._counters["invalid"] += len(invalid)
-        share = sum(self._recent) / max(1, len(self._recent))
+        share = sum(self._recent) / len(self._recent)
         enough = len(self._recent) >= (MIN_ALL_FAILED if share == 1 else MIN_SAMPLES)
-        if invalid and enough and share > self.max_invalid_share:
+        if enough and share > self.max_invalid_share:
             raise RewardError(
                 f"{share:.0%} of the last {len(self._recent)} samples could not be scored, "
                 f"max_invalid_share is {self.max_invalid_share:.0%}; the last error: {invalid[-1].reason}"
@@ -226,4 +261,8 @@ def _told(name: str, failure: Failure, sample: Sample) -> str:
 
 
 def _own_reasons(scores: Mapping[str, Score]) -> str:
-    return "; ".join(f"{name}: {score.info['reason']}" for name, score in scores.items() if score.info.get("reason"))
+    told = ""
+    for name, score in scores.items():
+        if score.info and (reason := score.info.get("reason")):
+            told += f"{'; ' if told else ''}{name}: {reason}"
+    return told

@@ -27,8 +27,8 @@ class Sample:
     """The task's columns for this problem: answer, tests, ..."""
     group_id: int = -1
     """Samples with equal, non-negative ids answer the same problem."""
-    completion_ids: tuple[int, ...] | None = None
-    """The policy's tokens, where the caller has them."""
+    completion_ids: Any = field(default=None, compare=False)
+    """The policy's tokens, end token included, where the caller has them: a sequence or a NumPy array of integers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +44,14 @@ class Score:
     """`(start, end, reward)` over characters of the completion, paid in addition to `value`."""
 
     def __post_init__(self) -> None:
-        for number in (self.value, *(reward for _, _, reward in self.spans)):
-            if not math.isfinite(number):
-                raise ValueError(f"a score must be a finite number, got {number}")
+        if not math.isfinite(self.value):
+            raise ValueError(f"a score must be a finite number, got {self.value}")
+        for _, _, reward in self.spans:
+            if not math.isfinite(reward):
+                raise ValueError(f"a score must be a finite number, got {reward}")
 
     def __float__(self) -> float:
-        return float(self.value) + sum(reward for _, _, reward in self.spans)
+        return float(self.value) + (sum(reward for _, _, reward in self.spans) if self.spans else 0.0)
 
 
 @runtime_checkable

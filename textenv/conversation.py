@@ -69,17 +69,6 @@ class Converses:
         return turn_tokens(self.tokenizer, reply.role, reply.text)
 
 
-class Broken:
-    """Stands for a conversation that could not be begun."""
-
-    def __init__(self, error: Exception) -> None:
-        self.error = error
-
-    def reply(self, text: str) -> Reply:
-        """Raises the error."""
-        raise self.error
-
-
 @dataclass(slots=True)
 class Dialog:
     """What has been said in one episode."""
@@ -96,14 +85,6 @@ class Dialog:
     """Why the other side could not reply."""
     over: bool = False
 
-    @classmethod
-    def begin(cls, converses: Converses, problem: Problem) -> Dialog:
-        """A new episode's."""
-        try:
-            return cls(converses.task.converse(problem))
-        except Exception as error:  # noqa: BLE001  (a user's code may raise anything; it ends its own row)
-            return cls(Broken(error), failure=f"the conversation could not begin: {type(error).__name__}: {error}")
-
     def turn(self, text: str) -> Reply:
         """The reply to a turn; an error of the other side ends the episode and is kept in `failure`."""
         self.last_words(text, over=False)
@@ -111,7 +92,7 @@ class Dialog:
             reply = self.conversation.reply(text)
             if not isinstance(reply, Reply) or not math.isfinite(reply.reward):
                 raise TypeError(f"a reply must be a Reply with a finite reward, got {reply!r}")
-        except Exception as error:  # noqa: BLE001  (as above)
+        except Exception as error:  # noqa: BLE001  (a user's code may raise anything; it ends its own row)
             self.failure = f"the conversation failed: {type(error).__name__}: {error}, on the turn {text[:80]!r}"
             reply = Reply(done=True)
         self.paid += reply.reward

@@ -28,6 +28,8 @@ class Episode:
     episode_index: int
     """The queue position, or without a queue the row's own count since it was last seeded."""
     max_new_tokens: int
+    failure: str = ""
+    """Why the problem could not be shown: the prompt is a stand-in, and the first token ends the episode."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,8 @@ class EpisodeSource:
     ) -> list[Episode | None]:
         """Episodes for the rows that a reset starts; None for rows that stay idle.
 
+        Raises what the task raises for a problem that `options` name, for a row that is started now; a problem that
+        fails when it is drawn, or when its turn in the queue comes, is an episode with a `failure`.
         `queue_may_wait` is False where nothing would ever take the entries beyond the first `len(rows)`.
         """
         if queue := self._new_queue(options):
@@ -106,7 +110,10 @@ class EpisodeSource:
         if self._position >= len(self._queue):
             return None
         self._position += 1
-        return self._queued(self._queue, self._position - 1)
+        try:
+            return self._queued(self._queue, self._position - 1)
+        except Exception as error:  # noqa: BLE001  (a user's task may raise anything; it ends its own row)
+            return self._failed(self._queue, self._position - 1, error)
 
     def _new_queue(self, options: Mapping[str, Any]) -> Queue | None:
         split: str | None = None
@@ -140,21 +147,37 @@ class EpisodeSource:
             prompt = self._prompt(queue.split, index)
         return Episode(prompt, index, int(queue.group_ids[k]), k, int(queue.max_new_tokens[k]))
 
+    def _failed(self, queue: Queue, k: int, error: Exception) -> Episode:
+        index = -1 if queue.split is None else int(queue.indices[k])
+        return Episode(self._stand_in(), index, int(queue.group_ids[k]), k, 1, failure=cannot_be_shown(error))
+
+    def _stand_in(self) -> Prompt:
+        """The prompt of a problem that could not be shown: an observation has at least one token."""
+        tokenizer = self.prompts.tokenizer
+        ids = np.array((*tokenizer.start_ids, tokenizer.pad_id)[:1], dtype=np.int32)
+        return Prompt(ids, "", (), Problem(""))
+
     def _single(
         self, row: int, options: Mapping[str, Any], budget: int, generator: Callable[[int], np.random.Generator]
     ) -> Episode:
         if "prompt" in options:
-            prompt, index = self.prompts.prepare(checked_prompt(options["prompt"])), -1
-        else:
+            prompt, index, failure = self.prompts.prepare(checked_prompt(options["prompt"])), -1, ""
+        elif "index" in options:
             split = options.get("split", self.split)
-            size = len(self.problems(split))
-            if "index" in options:
-                index = int(integers("index", options["index"], low=0, high=size - 1))
-            else:
-                index = int(generator(row).integers(size))
-            prompt = self._prompt(split, index)
+            index = int(integers("index", options["index"], low=0, high=len(self.problems(split)) - 1))
+            prompt, failure = self._prompt(split, index), ""
+        else:
+            prompt, index, failure = self._draw(options.get("split", self.split), generator(row))
         self._counts[row] += 1
-        return Episode(prompt, index, int(options.get("group_id", -1)), self._counts[row] - 1, budget)
+        return Episode(prompt, index, int(options.get("group_id", -1)), self._counts[row] - 1, budget, failure)
+
+    def _draw(self, split: str, generator: np.random.Generator) -> tuple[Prompt, int, str]:
+        """A problem by chance: prompt, index, and why it could not be shown."""
+        index = int(generator.integers(len(self.problems(split))))
+        try:
+            return self._prompt(split, index), index, ""
+        except Exception as error:  # noqa: BLE001  (as above)
+            return self._stand_in(), index, cannot_be_shown(error)
 
     def _prompt(self, split: str, index: int) -> Prompt:
         if (split, index) not in self._cache:
@@ -162,6 +185,11 @@ class EpisodeSource:
                 self._cache.clear()
             self._cache[split, index] = self.prompts.prepare(self.problems(split)[index])
         return self._cache[split, index]
+
+
+def cannot_be_shown(error: Exception) -> str:
+    """The reason of an episode that could not begin."""
+    return f"the problem could not be shown: {type(error).__name__}: {error}"
 
 
 def checked_options(options: Mapping[str, Any] | None, known: Sequence[str]) -> Mapping[str, Any]:

@@ -13,7 +13,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rewards.types import Message
+from textenv.tokenizer import Tokens
 
 
 class HuggingFaceTokenizer:
@@ -37,14 +40,15 @@ class HuggingFaceTokenizer:
         """Tokens of plain text, neither BOS nor EOS added."""
         return list(self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
-    def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
+    def decode(self, ids: Tokens, *, skip_special: bool = True) -> str:
         """Text of tokens, spaces untouched."""
-        return self._tokenizer.decode(list(ids), skip_special_tokens=skip_special, clean_up_tokenization_spaces=False)
+        ids = np.asarray(ids, dtype=np.int64).tolist()
+        return self._tokenizer.decode(ids, skip_special_tokens=skip_special, clean_up_tokenization_spaces=False)
 
-    def decode_batch(self, rows: Sequence[Sequence[int]]) -> list[str]:
+    def decode_batch(self, rows: Sequence[Tokens]) -> list[str]:
         """`decode` of each row."""
-        decode = self._tokenizer.batch_decode
-        return decode([list(row) for row in rows], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        ids = [np.asarray(row).tolist() for row in rows]
+        return self._tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     def render_chat(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> list[int] | None:
         """What the chat template gives; contents that spell a special token are spliced in as plain text.

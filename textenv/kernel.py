@@ -8,12 +8,11 @@ starts or ends.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
-from rewards.errors import RewardError
 from rewards.scoring import Scorer, Verdict
 from rewards.types import Sample
 from textenv.conversation import Converses, Dialog, Reply
@@ -24,6 +23,7 @@ from textenv.types import FinishReason
 
 PAD, PROMPT, POLICY, INJECTED = range(4)
 """Values of `segment`."""
+REASON_NAMES = tuple(reason.name.lower() for reason in FinishReason)
 
 
 class Advance(NamedTuple):
@@ -35,8 +35,7 @@ class Advance(NamedTuple):
     consumed: np.ndarray
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(NamedTuple):
     """A finished episode, for logs and viewers."""
 
     sample: Sample
@@ -79,9 +78,15 @@ class Kernel:
         self.ended = np.zeros(num_rows, dtype=np.bool_)
         """Rows whose episode is over and that wait for another."""
         self.info: dict[str, np.ndarray] = self._empty_info()
+        self._broken = np.zeros(num_rows, dtype=np.bool_)
+        """Rows whose episode could not be begun: the first token ends it."""
+        self._row_start = np.arange(num_rows) * self.width
         self._episodes: list[Episode | None] = [None] * num_rows
         self._dialogs: list[Dialog | None] = [None] * num_rows
-        self._last_ended: list[Ended | None] = [None] * num_rows
+        self._last_sample: list[Sample | None] = [None] * num_rows
+        self._last_verdict: list[Verdict | None] = [None] * num_rows
+        self._last_index = np.full(num_rows, -1)
+        """Of the row's last finished episode."""
 
     def _empty_info(self) -> dict[str, np.ndarray]:
         numbers = ("prompt_index", "group_id", "episode_index", "finish_reason", "num_injected")
@@ -94,11 +99,11 @@ class Kernel:
         index = np.asarray(rows, dtype=np.int64)
         self.tokens[index], self.segment[index] = self.tokenizer.pad_id, PAD
         self.length[index] = self.prompt_length[index] = self.remaining[index] = 0
-        self.running[index] = self.ended[index] = False
+        self.running[index] = self.ended[index] = self._broken[index] = False
         for name, values in self.info.items():
             values[index] = -1 if name in ("prompt_index", "group_id", "episode_index") else 0
         for row, episode in zip(rows, episodes, strict=True):
-            self._episodes[row], self._dialogs[row] = episode, None
+            self._episodes[row] = self._dialogs[row] = None
             if episode is not None:
                 self._begin(row, episode)
 
@@ -112,35 +117,49 @@ class Kernel:
         self.info["group_id"][row] = episode.group_id
         self.info["episode_index"][row] = episode.episode_index
         self.info["valid"][row] = True
-        if self.converses is not None:
-            self._dialogs[row] = Dialog.begin(self.converses, episode.prompt.problem)
+        if self.converses is not None and not episode.failure:
+            try:
+                self._dialogs[row] = Dialog(self.converses.task.converse(episode.prompt.problem))
+            except Exception as error:  # noqa: BLE001  (a user's code may raise anything; it ends its own row)
+                failure = f"the conversation could not begin: {type(error).__name__}: {error}"
+                episode = replace(episode, failure=failure)
+        self._episodes[row] = episode
+        if episode.failure:
+            self._broken[row], self.remaining[row] = True, 1
+
+    def _failure(self, row: int) -> str:
+        """Why the task or the other side failed in this row; empty where it did not."""
+        dialog = self._dialogs[row]
+        return self._episode(row).failure if dialog is None else dialog.failure
 
     def advance(self, actions: np.ndarray, first: np.ndarray, lengths: np.ndarray) -> Advance:
         """Feed row i the tokens `actions[i, first[i]:lengths[i]]` up to its first end; rows not running take none."""
-        last = np.where(self.running, np.clip(lengths, first, first + self.remaining), first)
-        columns = np.arange(actions.shape[1])
-        fed = (columns >= first[:, None]) & (columns < last[:, None])
+        last = np.where(self.running, np.minimum(lengths, first + self.remaining), first)
         reason = np.zeros(self.num_rows, dtype=np.int64)
+        fed = between(first, last, actions.shape[1])
         # What stands outside `fed` was not checked to be a token, hence "clip".
         ends = self._is_end.take(actions, mode="clip") & fed
-        if ends.any():
-            rows = np.flatnonzero(ends.any(1))
+        rows = ends.any(1).nonzero()[0]
+        if rows.size:
             last[rows], reason[rows] = ends[rows].argmax(1) + 1, FinishReason.EOS
-            fed &= columns < last[:, None]
-        self._write(fed, first, actions[fed], POLICY)
+            fed = between(first, last, actions.shape[1])
+        self._write(self.length, last - first, actions[fed], POLICY)
         if not self._stops.empty:
             self._stop(actions, fed, first, last, reason)
         consumed = last - first
-        self.info["num_injected"][consumed > 0] = 0
+        if self.converses is not None:
+            self.info["num_injected"][consumed > 0] = 0
         self.length += consumed
         self.remaining -= consumed
         reason[self.running & (self.remaining == 0) & (reason == 0)] = FinishReason.BUDGET
-        return self._settle(reason, consumed, first, len(columns))
+        reason[self._broken & (reason != 0)] = FinishReason.TASK
+        return self._settle(reason, consumed, first, actions.shape[1])
 
-    def _write(self, where: np.ndarray, first: np.ndarray, tokens: np.ndarray | int, segment: int) -> None:
-        """Put tokens at the places that the columns in `where` have in their rows."""
-        starts = np.arange(self.num_rows) * self.width + self.length - first
-        places = (starts[:, None] + np.arange(where.shape[1]))[where]
+    def _write(self, start: np.ndarray, sizes: np.ndarray, tokens: np.ndarray | int, segment: int) -> None:
+        """Put `sizes[i]` tokens into row i from column `start[i]` on; `tokens` are those of all rows in order."""
+        ends = np.cumsum(sizes)
+        places = np.repeat(self._row_start + start - (ends - sizes), sizes)
+        places += np.arange(ends[-1])
         self.tokens.reshape(-1)[places] = tokens
         self.segment.reshape(-1)[places] = segment
 
@@ -156,9 +175,9 @@ class Kernel:
         rows, places = np.unique(rows[found], return_index=True)
         if not rows.size:
             return
+        written = last.copy()
         last[rows], reason[rows] = cols[found][places] + 1, FinishReason.STOP
-        behind = fed & (np.arange(fed.shape[1]) >= last[:, None])
-        self._write(behind, first, self.tokenizer.pad_id, PAD)
+        self._write(self.length + last - first, written - last, self.tokenizer.pad_id, PAD)
 
     def _stop_is_complete(self, rows: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Whether the turn, cut at this length, holds a stop string."""
@@ -170,27 +189,26 @@ class Kernel:
         """Answer the turns and mark the episodes that ended, and pay both in the column of their last token."""
         rewards = np.zeros((self.num_rows, num_columns))
         last = first + consumed - 1
-        if self.converses is not None and reason.any():
-            rows = np.flatnonzero(reason)
+        if self.converses is not None:
+            rows = np.flatnonzero((reason != 0) & ~self._broken)
             self.info["finish_reason"][rows] = reason[rows]
-            rewards[rows, last[rows]] = self._converse(rows, reason)
+            rewards[rows, last[rows]] = self._converse(rows.tolist(), reason)
             self.info["finish_reason"][rows] = reason[rows]
-        ended = reason != FinishReason.RUNNING
-        if ended.any():
-            rows = np.flatnonzero(ended)
+        rows = reason.nonzero()[0]
+        if rows.size:
             self.running[rows], self.ended[rows] = False, True
             self.info["finish_reason"][rows] = reason[rows]
             rewards[rows, last[rows]] += self._score(rows)
         truncated = reason == FinishReason.CONTEXT
         if not self.budget_terminates:
             truncated |= reason == FinishReason.BUDGET
-        return Advance(rewards, ended & ~truncated, truncated, consumed)
+        return Advance(rewards, (reason != FinishReason.RUNNING) & ~truncated, truncated, consumed)
 
-    def _converse(self, rows: np.ndarray, reason: np.ndarray) -> list[float]:
+    def _converse(self, rows: list[int], reason: np.ndarray) -> list[float]:
         """Let the other side reply to the turns that ended; `reason` becomes RUNNING where it goes on. Returns what
         the turns are paid."""
         paid = []
-        for row, turn in zip(rows.tolist(), self._turns(rows.tolist()), strict=True):
+        for row, turn in zip(rows, self._turns(rows) if rows else [], strict=True):
             dialog = self._dialogs[row]
             assert dialog is not None
             why = int(reason[row])
@@ -229,79 +247,101 @@ class Kernel:
         dialog.hear(reply, len(ids))
         return FinishReason.RUNNING
 
-    def _score(self, rows: np.ndarray) -> list[float]:
+    def _score(self, ended: np.ndarray) -> list[float]:
         """What the ended rows are paid: one call to the tokenizer and one to the scorer for all of them."""
-        samples = self._samples(rows.tolist())
-        verdicts = self.scorer.score(samples)
+        rows = ended.tolist()
+        samples = self._samples(rows)
+        verdicts = self.scorer.score(samples, failures=self._failures(rows))
         pay = [total(verdict) for verdict in verdicts]
-        for k, (row, sample, verdict) in enumerate(zip(rows.tolist(), samples, verdicts, strict=True)):
-            dialog = self._dialogs[row]
-            if dialog is not None:
-                verdict = self._with_turns(verdict, dialog)
-                pay[k] = total(verdict) - dialog.paid
-            self._last_ended[row] = Ended(sample, verdict, int(self.info["episode_index"][row]))
-            self.info["valid"][row] = verdict.valid
-            for name, score in verdict.parts.items():
-                self.info[f"reward/{name}"][row] = float(score)
+        if self.converses is not None:
+            verdicts = [self._with_turns(verdict, row) for row, verdict in zip(rows, verdicts, strict=True)]
+            pay = [total(verdict) - self._paid(row) for row, verdict in zip(rows, verdicts, strict=True)]
+        self.info["valid"][ended] = [verdict.valid for verdict in verdicts]
+        for name in self.scorer.names:
+            scores = [verdict.parts.get(name) for verdict in verdicts]
+            self.info[f"reward/{name}"][ended] = [0.0 if score is None else float(score) for score in scores]
+        self._last_index[ended] = self.info["episode_index"][ended]
+        for row, sample, verdict in zip(rows, samples, verdicts, strict=True):
+            self._last_sample[row], self._last_verdict[row] = sample, verdict
         return pay
 
-    def _with_turns(self, verdict: Verdict, dialog: Dialog) -> Verdict:
-        """The verdict with what the turns were paid; where the other side failed, what `on_error` says."""
-        if not dialog.failure:
-            return replace(verdict, value=verdict.value + dialog.paid)
-        if self.scorer.on_error == "raise":
-            raise RewardError(dialog.failure)
-        if self.scorer.on_error == "invalid":
-            return Verdict(0.0, verdict.parts, valid=False, reason=dialog.failure)
-        return Verdict(float(self.scorer.on_error), verdict.parts, reason=dialog.failure)
+    def _failures(self, rows: list[int]) -> dict[int, str]:
+        """Places in `rows` whose task or other side failed, and why."""
+        if self.converses is None and not self._broken.any():
+            return {}
+        return {place: failure for place, row in enumerate(rows) if (failure := self._failure(row))}
+
+    def _paid(self, row: int) -> float:
+        """What the turns of the row's episode were paid as they came."""
+        dialog = self._dialogs[row]
+        return 0.0 if dialog is None else dialog.paid
+
+    def _with_turns(self, verdict: Verdict, row: int) -> Verdict:
+        """The verdict with what the turns were paid; where the other side failed, `on_error` has said what counts."""
+        return verdict if self._failure(row) else verdict._replace(value=verdict.value + self._paid(row))
+
+    def _episode(self, row: int) -> Episode:
+        episode = self._episodes[row]
+        assert episode is not None
+        return episode
 
     def _samples(self, rows: list[int]) -> list[Sample]:
+        reasons, spans = self.info["finish_reason"][rows].tolist(), self._spans(rows)
+        if self.converses is None:
+            ids = [span.copy() for span in spans]
+        else:
+            ids = [self.tokens[row, self.segment[row] == POLICY] for row in rows]
+        texts = self._completions(rows, spans, reasons)
         samples = []
-        for row, completion in zip(rows, self.completions(rows), strict=True):
-            episode, dialog = self._episodes[row], self._dialogs[row]
-            assert episode is not None
+        for row, completion, reason, completion_ids in zip(rows, texts, reasons, ids, strict=True):
+            episode, dialog = self._episode(row), self._dialogs[row]
+            prompt = episode.prompt
             samples.append(
                 Sample(
-                    prompt=episode.prompt.text,
+                    prompt=prompt.text,
                     completion=completion,
-                    messages=episode.prompt.messages + (() if dialog is None else tuple(dialog.messages)),
-                    finish_reason=FinishReason(int(self.info["finish_reason"][row])).name.lower(),
-                    row=episode.prompt.row,
+                    messages=prompt.messages if dialog is None else (*prompt.messages, *dialog.messages),
+                    finish_reason=REASON_NAMES[reason],
+                    row=prompt.problem.row,
                     group_id=episode.group_id,
-                    completion_ids=tuple(self._written(row).tolist()),
+                    completion_ids=completion_ids,
                 )
             )
         return samples
 
-    def _written(self, row: int) -> np.ndarray:
-        """The policy's tokens."""
-        return self.tokens[row, self.segment[row] == POLICY]
-
-    def _turns(self, rows: list[int]) -> list[str]:
-        """The present turn of each row, without its end token, through its stop string."""
-        spans = [self.tokens[row, self.turn_start[row] : self.length[row]] for row in rows]
-        return self._texts(rows, spans, include_stop=True)
-
-    def completions(self, rows: Sequence[int]) -> list[str]:
+    def completions(self, rows: list[int]) -> list[str]:
         """What the policy wrote so far in each row, without the end token and (unless included) the stop string; the
         turns of a conversation one under the other."""
+        return self._completions(rows, self._spans(rows), self.info["finish_reason"][rows].tolist())
+
+    def _completions(self, rows: list[int], spans: list[np.ndarray], reasons: list[int]) -> list[str]:
+        texts = self._texts(spans, reasons, include_stop=self._include_stop)
+        if self.converses is None:
+            return texts
         dialogs = [self._dialogs[row] for row in rows]
-        spans = [self.tokens[row, self.turn_start[row] : self.length[row]] for row in rows]
-        texts = self._texts(rows, spans, include_stop=self._include_stop)
         return [
             text if dialog is None else "\n".join([*dialog.said, *([] if dialog.over or not text else [text])])
             for dialog, text in zip(dialogs, texts, strict=True)
         ]
 
-    def _texts(self, rows: Sequence[int], spans: Sequence[np.ndarray], *, include_stop: bool) -> list[str]:
-        reasons = self.info["finish_reason"]
-        ids = [
-            span[: -1 if reasons[row] == FinishReason.EOS else None].tolist()
-            for row, span in zip(rows, spans, strict=True)
-        ]
+    def _turns(self, rows: list[int]) -> list[str]:
+        """The present turn of each row, without its end token, through its stop string."""
+        return self._texts(self._spans(rows), self.info["finish_reason"][rows].tolist(), include_stop=True)
+
+    def _spans(self, rows: list[int]) -> list[np.ndarray]:
+        """The present turn's tokens, not copied."""
+        starts, ends = self.turn_start[rows].tolist(), self.length[rows].tolist()
+        return [self.tokens[row, start:end] for row, start, end in zip(rows, starts, ends, strict=True)]
+
+    def _texts(self, spans: list[np.ndarray], reasons: list[int], *, include_stop: bool) -> list[str]:
+        texts = self.tokenizer.decode_batch(
+            [span[:-1] if reason == FinishReason.EOS else span for span, reason in zip(spans, reasons, strict=True)]
+        )
+        if FinishReason.STOP not in reasons:
+            return texts
         return [
-            self._stops.cut(text, include_stop=include_stop) if reasons[row] == FinishReason.STOP else text
-            for row, text in zip(rows, self.tokenizer.decode_batch(ids), strict=True)
+            self._stops.cut(text, include_stop=include_stop) if reason == FinishReason.STOP else text
+            for reason, text in zip(reasons, texts, strict=True)
         ]
 
     def parts(self, row: int) -> list[tuple[int, str]]:
@@ -310,7 +350,7 @@ class Kernel:
         tokens, segment = self.tokens[row, inside], self.segment[row, inside]
         cuts = np.flatnonzero(np.diff(segment)) + 1
         stretches = [part for part in np.split(np.arange(len(tokens)), cuts) if len(part)]
-        texts = self.tokenizer.decode_batch([tokens[part].tolist() for part in stretches])
+        texts = self.tokenizer.decode_batch([tokens[part] for part in stretches])
         return [(int(segment[part[0]]), text) for part, text in zip(stretches, texts, strict=True)]
 
     def prompt_text(self, row: int) -> str:
@@ -320,10 +360,10 @@ class Kernel:
 
     def last_ended(self, row: int) -> Ended:
         """The row's last finished episode; `ValueError` when there was none yet."""
-        ended = self._last_ended[row]
-        if ended is None:
+        sample, verdict = self._last_sample[row], self._last_verdict[row]
+        if sample is None or verdict is None:
             raise ValueError(f"rows must have finished an episode, row {row} has not")
-        return ended
+        return Ended(sample, verdict, int(self._last_index[row]))
 
     def total_reward(self, row: int) -> float:
         """What the row's last finished episode was paid."""
@@ -352,6 +392,13 @@ class Kernel:
         return infos
 
 
+def between(first: np.ndarray, last: np.ndarray, num_columns: int) -> np.ndarray:
+    """(N, columns) bool: `first <= column < last`."""
+    columns = np.arange(num_columns)
+    inside = columns < last[:, None]
+    return inside & (columns >= first[:, None]) if first.any() else inside
+
+
 def total(verdict: Verdict) -> float:
     """The value and all its spans, as `step` pays it on the last token."""
-    return verdict.value + sum(reward for _, _, reward in verdict.spans)
+    return verdict.value + (sum(reward for _, _, reward in verdict.spans) if verdict.spans else 0.0)

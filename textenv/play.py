@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from rewards.errors import RewardError
 from textenv.kernel import INJECTED, Ended
 from textenv.scalar_env import TextEnv
 from textenv.settings_text import parse_settings
@@ -30,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         settings = parse_settings(words)
         index = settings.pop("index", None)
         env = TextEnv(**environment_settings(settings))
+        if not env.tokenizer.end_ids:
+            raise ValueError(f"tokenizer must have an end token to play, got {env.tokenizer.name!r}")
     except (ValueError, TypeError) as error:
         sys.exit(f"error: {error}")
     try:
@@ -38,12 +41,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
             index = None if index is None else (index + 1) % env.num_problems
     except (EOFError, KeyboardInterrupt):
         print("\nGoodbye.")
+    except (ValueError, RewardError) as error:
+        sys.exit(f"error: {error}")
     finally:
         env.close()
 
 
 def environment_settings(settings: dict[str, Any]) -> dict[str, Any]:
     """`task=name task.key=value` as one specification; byte tokens and room to type by default."""
+    if settings.get("obs_mode", "dict") != "dict":
+        raise ValueError(f"obs_mode must be dict to play, got {settings['obs_mode']!r}")
     task = settings.pop("task", "arithmetic")
     if isinstance(task, dict) and "_target_" not in task:
         raise ValueError(f"task must be chosen before its settings: task=name task.{next(iter(task))}=...")
@@ -56,7 +63,7 @@ def play(env: TextEnv, read: Read, options: dict[str, Any]) -> Ended:
     print(f"\n{env.prompt}\n")
     over, shown = False, int(observation["length"][0])
     while not over:
-        for token in [*env.tokenizer.encode(read()), min(env.tokenizer.end_ids)]:
+        for token in [*typed(env, read), min(env.tokenizer.end_ids)]:
             observation, _, terminated, truncated, info = env.step(token)
             over = terminated or truncated
             if over or info["num_injected"]:
@@ -70,6 +77,15 @@ def play(env: TextEnv, read: Read, options: dict[str, Any]) -> Ended:
     ended = env.scored()
     print(report(ended))
     return ended
+
+
+def typed(env: TextEnv, read: Read) -> list[int]:
+    """What the person writes, as tokens; text that the tokenizer has no tokens for is asked for again."""
+    while True:
+        try:
+            return env.tokenizer.encode(read())
+        except ValueError as error:
+            print(f"{error}; again, please")
 
 
 def report(ended: Ended) -> str:

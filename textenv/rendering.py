@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from textenv.kernel import INJECTED, POLICY, Kernel
@@ -15,7 +14,7 @@ COLORS = {POLICY: "\033[32m", INJECTED: "\033[36m"}
 NAMES = {POLICY: "completion", INJECTED: "reply"}
 
 
-def as_text(kernel: Kernel, rows: Sequence[int]) -> list[str]:
+def as_text(kernel: Kernel, rows: list[int]) -> list[str]:
     """`prompt:`, `completion:` and, in a conversation, `reply:` of each row, and how it ended."""
     return [
         f"prompt: {kernel.prompt_text(row)}\n{_written(kernel, row, completion)}{_outcome(kernel, row)}"
@@ -29,7 +28,7 @@ def _written(kernel: Kernel, row: int, completion: str) -> str:
     return "\n".join(f"{NAMES[segment]}: {text}" for segment, text in kernel.parts(row)) or "completion: "
 
 
-def print_rows(kernel: Kernel, rows: Sequence[int]) -> None:
+def print_rows(kernel: Kernel, rows: list[int]) -> None:
     """Each row, the policy's words in colour."""
     for row, completion in zip(rows, kernel.completions(rows), strict=True):
         parts = [(POLICY, completion)] if kernel.converses is None else kernel.parts(row)

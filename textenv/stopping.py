@@ -39,7 +39,7 @@ class StopMatcher:
 
     def matches(self, completions: Sequence[np.ndarray]) -> list[bool]:
         """Whether each completion's text holds a stop string, given that it held none one token ago."""
-        texts = self._tokenizer.decode_batch([self._tail(ids).tolist() for ids in completions])
+        texts = self._tokenizer.decode_batch([self._tail(ids) for ids in completions])
         return [any(stop in text for stop in self.stop_strings) for text in texts]
 
     def cut(self, text: str, *, include_stop: bool) -> str:

@@ -115,9 +115,9 @@ class Comparison:
                 elif step % 40 == 20:
                     self._masked_reset(np.arange(n) % 2 == number % 2)
                 done = self._step(step)
-            self._check_number_of_actions()
+            self._check_number_of_actions(done)
 
-    def _step(self, step: int) -> np.ndarray:
+    def _step(self, step: int | str) -> np.ndarray:
         actions = self.actions(self._generator)
         _, _, terminated, truncated, _ = self._both(f"step {step}", lambda env: env.step(copy.deepcopy(actions)))
         self.steps += self.native.num_envs
@@ -155,10 +155,13 @@ class Comparison:
         own = getattr(self.native.unwrapped, "autoreset_mode", self.mode)
         assert own is self.mode, f"autoreset_mode must be {self.mode}, got {own}"
 
-    def _check_number_of_actions(self) -> None:
-        """One action too few is an error, and no row has moved."""
+    def _check_number_of_actions(self, done: np.ndarray) -> None:
+        """One action too few is an error, and no row has moved: the next step is as if it had not been tried."""
         few = np.asarray(self.actions(self._generator))[:-1]
         assert raises(lambda: self.native.step(few)), f"{self.mode.name}: step() takes {len(few)} actions"
+        if self.mode is AutoresetMode.DISABLED:
+            self._masked_reset(done)
+        self._step("after too few actions")
 
     def _check_finished(self, done: np.ndarray) -> None:
         actions = self.actions(self._generator)

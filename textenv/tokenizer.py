@@ -9,7 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+
 from rewards.types import Message
+
+Tokens = Sequence[int] | np.ndarray
+"""A list of ids, or an int32 array, which the environment passes."""
 
 
 @runtime_checkable
@@ -31,11 +36,11 @@ class Tokenizer(Protocol):
         """Tokens of plain text; the text of a special token never becomes one."""
         ...
 
-    def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
+    def decode(self, ids: Tokens, *, skip_special: bool = True) -> str:
         """Text of tokens, without special ones unless asked for; incomplete characters become U+FFFD."""
         ...
 
-    def decode_batch(self, rows: Sequence[Sequence[int]]) -> list[str]:
+    def decode_batch(self, rows: Sequence[Tokens]) -> list[str]:
         """`decode` of each row, special tokens dropped."""
         ...
 
@@ -71,14 +76,15 @@ class ByteTokenizer:
         """The text's UTF-8 bytes."""
         return list(text.encode("utf-8", "replace"))
 
-    def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
+    def decode(self, ids: Tokens, *, skip_special: bool = True) -> str:
         """The bytes' text; invalid UTF-8 becomes U+FFFD."""
         if skip_special:
-            return bytes(i for i in ids if i < 256).decode("utf-8", "replace")
+            array = np.asarray(ids, dtype=np.int32)
+            return array[array < 256].astype(np.uint8).tobytes().decode("utf-8", "replace")
         parts = (bytes([i]) if i < 256 else self.specials[i - 256].encode() for i in ids)
         return b"".join(parts).decode("utf-8", "replace")
 
-    def decode_batch(self, rows: Sequence[Sequence[int]]) -> list[str]:
+    def decode_batch(self, rows: Sequence[Tokens]) -> list[str]:
         """`decode` of each row."""
         return [self.decode(row) for row in rows]
 
@@ -123,14 +129,14 @@ class TinyTokenizer:
                 f"got {error.args[0]!r} in {text!r}"
             ) from None
 
-    def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
+    def decode(self, ids: Tokens, *, skip_special: bool = True) -> str:
         """One character an id."""
-        size = len(self.alphabet)
+        size, ids = len(self.alphabet), np.asarray(ids, dtype=np.int32).tolist()
         if skip_special:
             return "".join([self.alphabet[i] for i in ids if i < size])
         return "".join([self.alphabet[i] if i < size else self.specials[i - size] for i in ids])
 
-    def decode_batch(self, rows: Sequence[Sequence[int]]) -> list[str]:
+    def decode_batch(self, rows: Sequence[Tokens]) -> list[str]:
         """`decode` of each row."""
         return [self.decode(row) for row in rows]
 

@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from textenv.episodes import VECTOR_OPTIONS, checked_options
-from textenv.kernel import Ended
+from textenv.kernel import Ended, between
 from textenv.rendering import METADATA, RENDER_MODES, as_text, print_rows
 from textenv.settings import EnvSettings, build, check_positive, pack
 
@@ -254,14 +254,13 @@ def check_tokens(actions: np.ndarray, first: np.ndarray, lengths: np.ndarray, vo
     """`InvalidAction` unless the tokens that rows will be fed are integers from 0 to `vocabulary - 1`."""
     if actions.dtype.kind not in "iu":
         raise InvalidAction(f"actions must be integers, got dtype {actions.dtype}: {actions.ravel()[:8].tolist()}")
-    outside = (actions < 0) | (actions >= vocabulary)
-    if outside.any():
-        columns = np.arange(actions.shape[1])
-        outside &= (columns >= first[:, None]) & (columns < lengths[:, None])
-        for row, column in np.argwhere(outside)[:1]:
-            raise InvalidAction(
-                f"actions must be tokens from 0 to {vocabulary - 1}, got {actions[row, column]} in row {row}"
-            )
+    if not actions.size or (actions.min() >= 0 and actions.max() < vocabulary):
+        return
+    outside = ((actions < 0) | (actions >= vocabulary)) & between(first, lengths, actions.shape[1])
+    for row, column in np.argwhere(outside)[:1]:
+        raise InvalidAction(
+            f"actions must be tokens from 0 to {vocabulary - 1}, got {actions[row, column]} in row {row}"
+        )
 
 
 def autoreset_mode_of(mode: AutoresetMode | str) -> AutoresetMode:

@@ -17,6 +17,7 @@ from agents.policy.loading import TinyConfig, tiny_model
 from agents.ppo import PPO, PPOConfig
 from agents.rollout import Rollout
 from textenv import FinishReason, TextVectorEnv
+from textenv.conversation import Reply
 from textenv.types import Problem
 
 ALPHABET = "abcdefgh?"
@@ -307,3 +308,65 @@ def test_metrics_of_a_rollout_by_hand():
     assert metrics["completions/clipped_ratio"] == pytest.approx(shares[FinishReason.BUDGET])
     assert metrics["entropy"] == pytest.approx(float(rollout.entropy[rollout.mask].mean()))
     assert metrics["rewards/worth/mean"] == pytest.approx(metrics["reward/mean"])
+
+
+class Echo(Letters):
+    """Repeats what was said behind every `d` and pays a hundredth for it; the problems of odd worth cannot begin."""
+
+    turn_ends = ("d",)
+    max_injected_tokens = 12
+
+    def __init__(self, *, fails=False):
+        self.fails = fails
+
+    def converse(self, problem):
+        if self.fails and problem.row["worth"] % 2:
+            raise RuntimeError("nobody there")
+        return self
+
+    def reply(self, text):
+        return Reply(text[:2] + "?", reward=0.01)
+
+
+def conversing(rows=10, *, fails=False, mode=AutoresetMode.DISABLED):
+    return TextVectorEnv(rows, autoreset_mode=mode, task=Echo(fails=fails), max_new_tokens=9, max_invalid_share=1.0)
+
+
+@pytest.mark.parametrize("max_tokens", [3, 32])
+def test_a_conversation_gives_one_rollout_however_much_is_proposed(max_tokens):
+    one = collected(conversing(), max_tokens=1).rollout
+    many = collected(conversing(), max_tokens=max_tokens).rollout
+    assert_equal(one, many)
+    injected = one.length - one.prompt_length - one.mask.sum(1)
+    assert (injected > 0).sum() >= 3
+    assert (one.mask.sum(1) <= 9).all()
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
+def test_a_conversation_gives_one_rollout_however_many_rows_there_are(mode):
+    assert_equal(collected(conversing()).rollout, collected(conversing(3, mode=mode)).rollout)
+
+
+def test_injected_tokens_are_neither_sampled_nor_paid_nor_trained_on():
+    """And what the policy wrote behind a reply was sampled with the reply in sight: `evaluate` agrees."""
+    policy = policy_of()
+    rollout = collected(conversing(), policy).rollout
+    column = torch.arange(rollout.mask.shape[1])
+    injected = ~rollout.mask & (column < (rollout.length - rollout.prompt_length)[:, None])
+    assert injected.any()
+    assert (rollout.reward[injected] == 0).all()
+    assert (rollout.sampled_logprob[injected] == 0).all()
+    with torch.no_grad():
+        again = policy.evaluate(rollout).logprob
+    torch.testing.assert_close(again[rollout.mask], rollout.sampled_logprob[rollout.mask], atol=1e-4, rtol=0)
+
+
+def test_episodes_that_could_not_begin_are_in_the_rollout_and_not_valid():
+    done = collected(conversing(3, fails=True, mode=AutoresetMode.SAME_STEP))
+    worth = [ended.sample.row["worth"] for ended in done.ended]
+    assert worth == QUEUE.tolist()
+    assert done.rollout.valid.tolist() == [k % 2 == 0 for k in worth]
+    failed = ~done.rollout.valid
+    assert (done.rollout.mask[failed].sum(1) == 1).all()
+    assert (done.rollout.finish_reason[failed] == FinishReason.TASK).all()
+    assert (done.rollout.reward[failed] == 0).all()

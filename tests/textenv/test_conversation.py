@@ -245,12 +245,26 @@ def test_the_error_policy_is_that_of_rewards():
     assert result.infos["valid"].all()
 
 
-def test_a_conversation_that_cannot_begin_ends_at_its_first_turn():
+def test_a_conversation_that_cannot_begin_ends_with_the_first_token():
     env = talking(task=Talk(breaks_at_once=True))
     env.reset(options={"indices": [0, 1]})
-    result = env.step_many(*columns("a!", "b"))
-    assert result.terminated.tolist() == [True, False]
+    result = env.step_many(*columns("ab!", ""))
+    assert (result.terminated.tolist(), result.consumed.tolist()) == ([True, False], [1, 0])
+    assert result.infos["finish_reason"].tolist() == [4, 0]
+    assert result.infos["valid"].tolist() == [False, True]
     assert "no tool today" in env.scored([0])[0].verdict.reason
+
+
+def test_conversations_that_fail_count_in_the_share_that_ends_a_run():
+    env = talking(task=Talk(breaks_at_once=True))
+    with pytest.raises(RewardError, match=r"100% of the last 8 samples could not be scored.*no tool today"):
+        end_all(env, 4)
+
+
+def end_all(env, times):
+    for _ in range(times):
+        env.reset(options={"indices": [0, 1]})
+        env.step([97, 97])
 
 
 def test_a_stop_string_of_the_users_ends_the_episode_not_the_turn():

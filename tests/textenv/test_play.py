@@ -58,6 +58,8 @@ def test_a_tool_answers_in_the_middle(monkeypatch, capsys):
         (["task.low=1"], "task must be chosen before its settings"),
         (["colour=red"], "colour"),
         (["budget=later"], "budget must be one of terminate, truncate, got 'later'"),
+        (["index=1000000000"], "must be from 0 to"),
+        (["obs_mode=packed"], "obs_mode must be dict to play, got 'packed'"),
     ],
 )
 def test_a_mistake_is_one_line(words, message):

@@ -30,7 +30,7 @@ def test_ours_equals_sync_in_every_mode(obs_mode, budget):
         functools.partial(make_sync, **settings), functools.partial(make_native, **settings), num_steps=300
     )
     assert report.modes == tuple(AutoresetMode)
-    assert report.num_steps == 3 * 300 * ROWS
+    assert report.num_steps == 3 * (300 + 3) * ROWS
     assert report.num_episodes > 300
 
 
@@ -46,7 +46,7 @@ def test_ours_equals_async(context, mode):
     assert report.num_episodes > 100
 
 
-@pytest.mark.parametrize("name", ["Arithmetic", "Countdown", "Target", "Text"])
+@pytest.mark.parametrize("name", ["Arithmetic", "Calculator", "Countdown", "Guess", "Target", "Text"])
 def test_every_registered_id_passes(name):
     report = check_vector_env(
         lambda mode: gymnasium.make_vec(
@@ -120,7 +120,15 @@ class LosesInfo(TextVectorEnv):
         return *rest, infos
 
 
+class MovesBeforeItRaises(TextVectorEnv):
+    def step(self, actions):
+        if len(actions) < self.num_envs:
+            super().step([*actions, 0])
+        return super().step(actions)
+
+
 WRONG = {
+    MovesBeforeItRaises: "step after too few actions",
     WrongType: r"NEXT_STEP, step 0: .*result\[1\] is float32\[5\], not float64\[5\]",
     WrongValue: r"result\[1\]\[0\] is .*1e-09",
     ReusedArrays: "an array of the call before is used again",
@@ -149,7 +157,7 @@ def test_a_mode_that_must_be_supported_and_is_not():
 
 def test_a_check_in_which_nothing_ends_is_none():
     settings = {"max_new_tokens": 500, "stop_strings": [], "tokenizer": "byte"}
-    with pytest.raises(AssertionError, match="no episode ended in 30 steps"):
+    with pytest.raises(AssertionError, match="no episode ended in 45 steps"):
         check_vector_env(
             functools.partial(make_sync, **settings),
             functools.partial(make_native, **settings),

@@ -135,7 +135,7 @@ def test_end_token_as_first_action_scores_the_empty_completion(make):
     ended = env.scored([0])[0]
     assert terminated[0]
     assert ended.sample.completion == ""
-    assert ended.sample.completion_ids == (env.tokenizer.eos_id,)
+    assert ended.sample.completion_ids.tolist() == [env.tokenizer.eos_id]
     assert rewards[0] == ended.sample.row["answer"] == ended.verdict.value
 
 

@@ -22,7 +22,9 @@ MODES = list(AutoresetMode)
 @pytest.mark.parametrize("mode", MODES)
 def test_make_vec_routes_the_mode(mode):
     native = textenv.make_vec(ID, 3, autoreset_mode=mode, max_new_tokens=4)
-    sync = textenv.make_vec(ID, 3, vectorization_mode="sync", autoreset_mode=mode.value, max_new_tokens=4)
+    sync = textenv.make_vec(ID, 3, vectorization_mode="sync", autoreset_mode=mode.value, max_new_tokens=4, copy=False)
+    assert (native.copy, sync.copy) == (True, False)
+    assert not textenv.make_vec(ID, 3, copy=False).copy
     assert isinstance(native, textenv.TextVectorEnv)
     assert isinstance(sync, SyncVectorEnv)
     assert native.autoreset_mode is native.metadata["autoreset_mode"] is sync.metadata["autoreset_mode"] is mode
@@ -102,7 +104,7 @@ WRAPPERS = {
 }
 
 
-@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", WRAPPERS)
 def test_gymnasiums_vector_wrappers_work_where_gymnasium_allows_them(mode, name):
     """Gymnasium's observation wrappers refuse SAME_STEP; NumpyToTorch fails on any object array (its `final_obs`)."""
@@ -111,9 +113,13 @@ def test_gymnasiums_vector_wrappers_work_where_gymnasium_allows_them(mode, name)
     env = WRAPPERS[name](textenv.make_vec(ID, 3, autoreset_mode=mode, max_new_tokens=4))
     torch = pytest.importorskip("torch") if name == "NumpyToTorch" else None
     env.reset(seed=0)
+    ended = np.zeros(3, dtype=np.bool_)
     for step in range(12):
+        if mode is AutoresetMode.DISABLED and ended.any():
+            env.reset(options={"reset_mask": ended})
         actions = np.full(3, step % 5)
-        _observation, reward, _terminated, _truncated, _infos = env.step(torch.tensor(actions) if torch else actions)
+        _, reward, terminated, truncated, _ = env.step(torch.tensor(actions) if torch else actions)
+        ended = np.asarray(terminated) | np.asarray(truncated)
         assert len(reward) == 3
     if name == "RecordEpisodeStatistics":
         assert len(env.return_queue) >= 6

@@ -39,7 +39,7 @@ class SB3VecEnv(VecEnv):
             raise ValueError(f"options must be the same for every row, got {self._options}")
         options = given[0] if given else None
         observations, infos = self.env.reset(seed=seeds, options=options)  # type: ignore[arg-type]
-        self.reset_infos = [{key: infos[key][row].item() for key in numbers(infos)} for row in range(self.num_envs)]
+        self.reset_infos = [in_row(infos, row) for row in range(self.num_envs)]
         self._reset_seeds()
         self._reset_options()
         return observations
@@ -58,7 +58,7 @@ class SB3VecEnv(VecEnv):
             reason = np.asarray(final.get("finish_reason", np.zeros(self.num_envs)))
             cut = truncated & ~terminated & (reason == FinishReason.RUNNING)
             for row in np.flatnonzero(done).tolist():
-                shown[row] = {key: final[key][row].item() for key in numbers(final)}
+                shown[row], self.reset_infos[row] = in_row(final, row), in_row(infos, row)
                 shown[row]["terminal_observation"] = infos["final_obs"][row]
                 shown[row]["TimeLimit.truncated"] = bool(cut[row])
         return observations, rewards.astype(np.float32), done, shown
@@ -97,10 +97,10 @@ class SB3VecEnv(VecEnv):
             raise ValueError(f"indices must be all rows, which share one environment, got {indices}")
 
 
-def numbers(infos: dict[str, Any]) -> list[str]:
-    """The names of infos that are plain numbers for every row."""
-    return [
-        name
+def in_row(infos: dict[str, Any], row: int) -> dict[str, Any]:
+    """The infos of one row that are plain numbers."""
+    return {
+        name: values[row].item()
         for name, values in infos.items()
         if not name.startswith("_") and isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype != object
-    ]
+    }
