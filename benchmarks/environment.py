@@ -1,4 +1,5 @@
-"""What the environment costs: native against `SyncVectorEnv`, `step_many` against a loop of `step`, and its memory.
+"""What the environment costs: native against `SyncVectorEnv`, `step_many` against a loop of `step`, its part of a
+rollout, and its memory.
 
     python -m benchmarks.environment
 
@@ -10,22 +11,28 @@ from __future__ import annotations
 
 import argparse
 import functools
+import gc
 import json
 import shlex
 import statistics
 import sys
 import time
-import tracemalloc
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from gymnasium.utils.performance import benchmark_vector_step
 from gymnasium.vector import SyncVectorEnv
 
 from agents.checkpoint import write_atomically
+from agents.collect import PROPOSE_TOKENS, collect
+from agents.config import PolicyConfig
+from agents.policy import Policy
+from agents.policy.hardware import peak_memory_gb, pick_device
+from agents.setup import build_model, tokenizer_of
 from benchmarks.machine import describe_commit, describe_machine
 from rewards.types import Sample, Score
 from textenv import TextEnv, TextVectorEnv
@@ -111,7 +118,10 @@ def steps_per_second(rows: int, seconds: float, rounds: int) -> dict[str, float]
 
 
 def many_against_loop(rows: int, rounds: int) -> dict[str, float]:
-    """Seconds for whole episodes of 192 tokens from one matrix of tokens; the trajectories must be equal."""
+    """Seconds for whole episodes of at most 192 tokens from one matrix of tokens; the trajectories must be equal.
+
+    The garbage collector is off while the clock runs, as in `timeit`.
+    """
     env = TextVectorEnv(rows, autoreset_mode="Disabled", **settings())
     generator = np.random.default_rng(0)
     actions = generator.integers(0, VOCABULARY, (rows, NEW_TOKENS))
@@ -120,9 +130,11 @@ def many_against_loop(rows: int, rounds: int) -> dict[str, float]:
     for _ in range(rounds):
         for name, run in (("step_many", at_once), ("loop", one_by_one)):
             env.reset(seed=0)
+            gc.disable()
             started = time.perf_counter()
             outcomes[name] = run(env, actions)
             times[name].append(time.perf_counter() - started)
+            gc.enable()
     for a, b in zip(*outcomes.values(), strict=True):
         assert np.array_equal(a, b), "step_many and the loop differ"
     medians = {f"{name}_seconds": statistics.median(values) for name, values in times.items()}
@@ -149,26 +161,57 @@ def one_by_one(env: TextVectorEnv, actions: np.ndarray) -> tuple[np.ndarray, ...
 
 
 def memory_growth() -> dict[str, float]:
-    """Python's memory before and after 10,000 steps of 1,024 rows with 150,000 tokens, in MB."""
+    """Peak resident memory, in MB, behind 500 steps of 1,024 rows with 150,000 tokens, and behind 10,000 more."""
     env = TextVectorEnv(MEMORY_ROWS, **settings(MEMORY_VOCABULARY))
     generator = np.random.default_rng(0)
     env.reset(seed=0)
 
-    def steps(count: int) -> None:
-        for _ in range(count):
+    def peak_behind(steps: int) -> float:
+        for _ in range(steps):
             env.step(generator.integers(0, MEMORY_VOCABULARY, MEMORY_ROWS))
+        return 1000 * peak_memory_gb(torch.device("cpu"))
 
-    steps(500)
-    tracemalloc.start()
-    steps(100)
-    before = tracemalloc.get_traced_memory()[0]
-    tracemalloc.stop()
-    steps(MEMORY_STEPS)
-    tracemalloc.start()
-    steps(100)
-    after = tracemalloc.get_traced_memory()[0]
-    tracemalloc.stop()
-    return {"before_mb": before / 1e6, "after_mb": after / 1e6}
+    return {"before_mb": peak_behind(500), "after_mb": peak_behind(MEMORY_STEPS)}
+
+
+class Timed(TextVectorEnv):
+    """Counts the seconds spent inside it, rewards included."""
+
+    seconds = 0.0
+
+    def reset(self, **arguments: Any) -> Any:
+        """As the environment's own."""
+        return self._timed(super().reset, **arguments)
+
+    def step_many(self, *arguments: Any) -> Any:
+        """As the environment's own."""
+        return self._timed(super().step_many, *arguments)
+
+    def scored(self, *arguments: Any) -> Any:
+        """As the environment's own."""
+        return self._timed(super().scored, *arguments)
+
+    def _timed(self, call: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+        started = time.perf_counter()
+        result = call(*arguments, **keywords)
+        self.seconds += time.perf_counter() - started
+        return result
+
+
+def share_of_rollout(model: str, max_tokens: int, rounds: int, rows: int = 64) -> dict[str, float]:
+    """The environment's part of the time in which the policy core answers 64 sums with at most 32 tokens each."""
+    config = PolicyConfig(model=model)
+    device = pick_device(config.device)
+    env = Timed(rows, autoreset_mode="Disabled", tokenizer=tokenizer_of(config), max_new_tokens=32)
+    vocabulary = len(env.tokenizer)
+    policy = Policy(build_model(config, vocabulary, device, 0, print), num_actions=vocabulary)
+    shares, seconds = [], []
+    for number in range(rounds):
+        env.seconds, started = 0.0, time.perf_counter()
+        collect(env, policy, np.arange(rows), first_episode=number * rows, max_tokens=max_tokens)
+        seconds.append(time.perf_counter() - started)
+        shares.append(env.seconds / seconds[-1])
+    return {"share": statistics.median(shares), "seconds": statistics.median(seconds)}
 
 
 def table(results: dict[str, Any], about: dict[str, Any]) -> str:
@@ -177,7 +220,7 @@ def table(results: dict[str, Any], about: dict[str, Any]) -> str:
         "# The environment's speed",
         "",
         f"{VOCABULARY:,} tokens, at most {PROMPT_TOKENS} + {NEW_TOKENS} a row, a reward that costs nothing, an end "
-        "token in 128. Medians of alternating rounds.",
+        "token in 128. Medians of alternating rounds; an episode that ends is decoded and scored in all of them.",
         "",
         "| rows | native, steps/s | SyncVectorEnv, steps/s | ratio |",
         "|---|---|---|---|",
@@ -191,8 +234,18 @@ def table(results: dict[str, Any], about: dict[str, Any]) -> str:
     memory, machine, code = results["memory"], about["machine"], about["code"]
     lines += [
         "",
-        f"Memory that 100 steps leave behind, {MEMORY_ROWS} rows and {MEMORY_VOCABULARY:,} tokens: "
-        f"{memory['before_mb']:.2f} MB before and {memory['after_mb']:.2f} MB after {MEMORY_STEPS:,} steps.",
+        "| policy | proposed at a time | a rollout of 64 x 32, s | the environment's part |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| {name} | {proposed} | {r['seconds']:.2f} | {r['share']:.2%} |"
+        for name, by_tokens in results["share"].items()
+        for proposed, r in by_tokens.items()
+    ]
+    lines += [
+        "",
+        f"Peak memory with {MEMORY_ROWS:,} rows and {MEMORY_VOCABULARY:,} tokens: {memory['before_mb']:.1f} MB behind "
+        f"500 steps, {memory['after_mb']:.1f} MB behind {MEMORY_STEPS:,} more.",
         "",
         f"{machine['processor']}, {machine['cores']} cores, Python {machine['python']}. Commit {code['commit']}. "
         f"{about['date']}. `{about['command']}`",
@@ -207,12 +260,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 64, 1024])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0, help="of each round")
+    parser.add_argument("--models", nargs="+", default=["tiny", "smollm2"], help="policies whose rollouts are timed")
     parser.add_argument("--output", type=Path, default=HERE / "results" / "environment")
     options = parser.parse_args(arguments)
     results: dict[str, Any] = {
+        "memory": memory_growth(),
         "step": {n: steps_per_second(n, options.seconds, options.rounds) for n in options.rows},
         "step_many": {n: many_against_loop(n, options.rounds) for n in options.rows if n > 1},
-        "memory": memory_growth(),
+        "share": {
+            model: {tokens: share_of_rollout(model, tokens, options.rounds) for tokens in (1, PROPOSE_TOKENS)}
+            for model in options.models
+        },
     }
     words = sys.argv[1:] if arguments is None else arguments
     about = {

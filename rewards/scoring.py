@@ -127,8 +127,13 @@ class Scorer:
     def _verdicts(self, samples: Sequence[Sample]) -> list[Verdict]:
         if not samples:
             return []
-        outcomes = [self._outcomes(name, samples) for name in self.parts]
-        return [self._verdict(sample, of_parts) for sample, *of_parts in zip(samples, *outcomes, strict=True)]
+        of_parts = [self._outcomes(name, samples) for name in self.parts]
+        outcomes = [dict(zip(self.parts, of_sample, strict=True)) for of_sample in zip(*of_parts, strict=True)]
+        failed = {place for results in of_parts for place, result in enumerate(results) if isinstance(result, Failure)}
+        return [
+            self._failed(samples[place], scores) if place in failed else self._sum(scores, _own_reasons(scores))
+            for place, scores in enumerate(outcomes)
+        ]
 
     def _outcomes(self, name: str, samples: Sequence[Sample]) -> list[Score | Failure]:
         names = self._wanted[name]
@@ -155,12 +160,6 @@ class Scorer:
             self._pool = Pool(functions, workers=self.workers)
         answers = self._pool.run(name, calls, timeout_seconds=limit)
         return [_own_timeout(part, answer) for answer in answers]
-
-    def _verdict(self, sample: Sample, outcomes: Sequence[Any]) -> Verdict:
-        scores = dict(zip(self.parts, outcomes, strict=True))
-        if Failure in map(type, outcomes):
-            return self._failed(sample, scores)
-        return self._sum(scores, _own_reasons(scores))
 
     def _failed(self, sample: Sample, outcomes: Mapping[str, Score | Failure]) -> Verdict:
         """The verdict where some parts failed."""

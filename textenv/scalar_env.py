@@ -104,5 +104,4 @@ class TextEnv(gymnasium.Env):
 
     def _info(self) -> dict[str, Any]:
         """Plain numbers, which `SyncVectorEnv` gathers into the arrays of `TextVectorEnv`."""
-        infos = self._kernel.infos()
-        return {name: values[0].item() for name, values in infos.items() if not name.startswith("_")}
+        return {name: values[0].item() for name, values in self._kernel.info.items()}
