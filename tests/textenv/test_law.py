@@ -5,6 +5,7 @@ import pytest
 from gymnasium.utils.env_checker import data_equivalence
 
 from textenv import TextVectorEnv
+from textenv.tokenizer import ByteTokenizer
 
 ROWS = 6
 TOKENIZER = "tiny:0123456789-+= Whatis?"
@@ -153,3 +154,23 @@ def test_no_python_runs_per_row_on_a_step_where_nothing_ends(longer):
         sys.setprofile(None)
         counts.append(calls[0])
     assert counts[0] == counts[1]
+
+
+class Counting(ByteTokenizer):
+    calls = 0
+
+    def decode_batch(self, rows):
+        self.calls += 1
+        return super().decode_batch(rows)
+
+
+@pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
+def test_the_tokenizer_is_called_once_where_something_ends_and_else_not_at_all(mode, longer):
+    env = TextVectorEnv(40, reward=longer, tokenizer=Counting(), max_new_tokens=3, autoreset_mode=mode)
+    env.reset(seed=0)
+    calls = []
+    for _ in range(3):
+        env.tokenizer.calls = 0
+        env.step(np.zeros(40, dtype=np.int64))
+        calls.append(env.tokenizer.calls)
+    assert calls == [0, 0, 1]

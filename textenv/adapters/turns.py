@@ -53,7 +53,7 @@ class TurnTask:
             if value < 1:
                 raise ValueError(f"{setting} must be at least 1, got {value}")
         self.name, self.max_injected_tokens = name, max_injected_tokens
-        self._make: Callable[[], Any] = make if callable(make) else functools.partial(resolve, make)
+        self._make: Callable[[], Any] = make if callable(make) else functools.partial(made, make)
         self._seeds = {"train": range(test_size, test_size + train_size), "test": range(test_size)}
 
     def split(self, name: str) -> Openings:
@@ -71,6 +71,12 @@ class TurnTask:
         conversation = TurnConversation(self._make)
         conversation.open(problem.row["seed"])
         return conversation
+
+
+def made(spec: Any) -> Any:
+    """A fresh environment from an import path or `{"_target_": path, **keywords}` of a class or a function."""
+    found = resolve(spec, setting="make")
+    return found if hasattr(found, "reset") or not callable(found) else found()
 
 
 class Openings:
