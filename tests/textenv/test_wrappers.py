@@ -116,7 +116,7 @@ def test_gymnasiums_vector_wrappers_work_where_gymnasium_allows_them(mode, name)
     ended = np.zeros(3, dtype=np.bool_)
     for step in range(12):
         if mode is AutoresetMode.DISABLED and ended.any():
-            env.reset(options={"reset_mask": ended})
+            env.reset(options={"reset_mask": torch.tensor(ended) if torch else ended})
         actions = np.full(3, step % 5)
         _, reward, terminated, truncated, _ = env.step(torch.tensor(actions) if torch else actions)
         ended = np.asarray(terminated) | np.asarray(truncated)
