@@ -12,6 +12,7 @@ runs/<name>/config.yaml          the settings, as composed
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -83,4 +84,4 @@ class RunFolder:
 
 def default_name(agent: str, task: str, seed: int) -> str:
     """Date, time, agent, task and seed: sorted by age, unlikely to be taken."""
-    return f"{datetime.now():%Y%m%d-%H%M%S}-{agent}-{task}-seed{seed}"
+    return f"{datetime.now():%Y%m%d-%H%M%S}-{agent}-{re.sub(r'[^\w.+-]+', '-', task)}-seed{seed}"

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from textenv.prompts import Prompt, PromptFormat
+from textenv.tasks import problems_of
 from textenv.types import Problem, Task, as_problem
 
 SCALAR_OPTIONS = ("index", "prompt", "group_id", "split", "max_new_tokens")
@@ -63,7 +64,7 @@ class EpisodeSource:
     def problems(self, split: str) -> Sequence[Problem]:
         """The problems of a split; `ValueError` when there are none."""
         if split not in self._splits:
-            self._splits[split] = self.task.split(split)
+            self._splits[split] = problems_of(self.task, split)
             if not len(self._splits[split]):
                 raise ValueError(f"split must be one with problems in it, got {split!r} of task {self.task.name!r}")
         return self._splits[split]

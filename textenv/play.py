@@ -8,6 +8,7 @@ ends the turn. Ctrl-D leaves.
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise ValueError(f"tokenizer must have an end token to play, got {env.tokenizer.name!r}")
     except (ValueError, TypeError) as error:
         sys.exit(f"error: {error}")
+    print("An empty line ends your answer, Ctrl-D the game.")
     try:
         while True:
             play(env, read_completion, {} if index is None else {"index": index})
@@ -95,6 +97,7 @@ def report(ended: Ended) -> str:
     for name, score in verdict.parts.items():
         reason = score.info.get("reason")
         lines.append(f"  {name}: {float(score):g}{f' ({reason})' if reason else ''}")
+    lines += [f"  ({name}: {textwrap.shorten(str(value), 80)})" for name, value in ended.sample.row.items()]
     if not verdict.valid:
         lines.append(f"  could not be scored: {verdict.reason}")
     return "\n".join(lines)

@@ -10,7 +10,7 @@ import numpy as np
 
 from rewards.types import Message
 from textenv.tokenizer import Tokenizer
-from textenv.types import Problem
+from textenv.types import Problem, as_problem
 
 PLACE = "{prompt}"
 LONG_PROMPT_POLICIES = ("error", "left", "right")
@@ -57,7 +57,11 @@ class PromptFormat:
             raise ValueError(f"prompt_template must contain {PLACE} once, got {self.prompt_template!r}")
 
     def prepare(self, problem: Problem) -> Prompt:
-        """The problem's prompt; `ValueError` when it is empty, or too long under `on_long_prompt="error"`."""
+        """The problem's prompt; `ValueError` when it is empty, or too long under `on_long_prompt="error"`.
+
+        A task may give its problems as whatever `as_problem` takes.
+        """
+        problem = as_problem(problem)
         messages = self._messages(problem.prompt)
         if self.chat:
             ids = self.tokenizer.render_chat(messages) or []

@@ -12,7 +12,7 @@ from gymnasium.error import ResetNeeded
 from textenv.episodes import SCALAR_OPTIONS, VECTOR_OPTIONS, checked_options
 from textenv.kernel import Ended
 from textenv.rendering import METADATA, RENDER_MODES, as_text, print_rows
-from textenv.settings import EnvSettings, build, pack
+from textenv.settings import build, env_settings, pack
 from textenv.vector_env import FinishedRow, check_tokens
 
 
@@ -27,7 +27,7 @@ class TextEnv(gymnasium.Env):
     def __init__(self, *, render_mode: str | None = None, **settings: Any) -> None:
         if render_mode is not None and render_mode not in RENDER_MODES:
             raise ValueError(f"render_mode must be None or one of {', '.join(RENDER_MODES)}, got {render_mode!r}")
-        self.settings = EnvSettings(**settings)
+        self.settings = env_settings(settings)
         self.render_mode, self.metadata = render_mode, dict(METADATA)
         parts = build(self.settings, 1)
         self.task, self.tokenizer, self.stop_spec = parts.task, parts.tokenizer, parts.stop_spec

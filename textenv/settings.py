@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from textenv.episodes import EpisodeSource
 from textenv.kernel import Kernel
 from textenv.prompts import LONG_PROMPT_POLICIES, PromptFormat, longest_prompt
 from textenv.stopping import StopSpec
-from textenv.tasks import load_task
+from textenv.tasks import load_task, problems_of
 from textenv.tokenizer import Tokenizer, load_tokenizer
 from textenv.types import Task
 
@@ -73,6 +73,15 @@ class EnvSettings:
         stops = self.stop_strings
         if isinstance(stops, str) or not all(isinstance(stop, str) and stop for stop in stops):
             raise ValueError(f"stop_strings must be a list of non-empty texts, got {stops!r}")
+
+
+def env_settings(settings: Mapping[str, Any]) -> EnvSettings:
+    """The settings from keyword arguments; `TypeError` for one that there is not."""
+    known = [field.name for field in fields(EnvSettings)]
+    for name in settings:
+        if name not in known:
+            raise TypeError(f"a setting must be one of {', '.join(known)}, got {name!r}")
+    return EnvSettings(**settings)
 
 
 class EnvParts(NamedTuple):
@@ -166,8 +175,11 @@ def _tokenizer(spec: Any, task: Task) -> Tokenizer:
 
 
 def _scorer(settings: EnvSettings, task: Task) -> Scorer:
+    reward = task.reward() if settings.reward is None else settings.reward
+    if reward is None:
+        raise ValueError(f"reward must be given: task {task.name!r} has none of its own")
     scorer = Scorer(
-        task.reward() if settings.reward is None else settings.reward,
+        reward,
         on_error=settings.on_error,
         timeout_seconds=settings.timeout_seconds,
         max_invalid_share=settings.max_invalid_share,
@@ -180,6 +192,6 @@ def _max_prompt_tokens(prompts: PromptFormat, task: Task, split: str) -> int:
     """The default; looking at the problems also finds, before any weight is loaded, a prompt that cannot be shown."""
     longest = 0
     for name in dict.fromkeys((split, "train", "test")):
-        size, all_seen = longest_prompt(prompts, task.split(name))
+        size, all_seen = longest_prompt(prompts, problems_of(task, name))
         longest = max(longest, size if all_seen else size + size // 4)
     return max(longest, 1)

@@ -31,5 +31,7 @@ def parse_settings(words: Sequence[str]) -> dict[str, Any]:
         try:
             place[last] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise ValueError(f"the value of {key} must be YAML, got {value!r}") from error
+            raise ValueError(
+                f"the value of {key} must be YAML (a text with {{ or : in quotes), got {value!r}"
+            ) from error
     return settings

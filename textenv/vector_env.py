@@ -14,7 +14,7 @@ from gymnasium.vector.utils import batch_space
 from textenv.episodes import VECTOR_OPTIONS, checked_options
 from textenv.kernel import Ended, between
 from textenv.rendering import METADATA, RENDER_MODES, as_text, print_rows
-from textenv.settings import EnvSettings, build, check_positive, pack
+from textenv.settings import build, check_positive, env_settings, pack
 
 Observation = dict[str, np.ndarray] | np.ndarray
 
@@ -62,7 +62,7 @@ class TextVectorEnv(VectorEnv):
         if render_mode is not None and render_mode not in RENDER_MODES:
             raise ValueError(f"render_mode must be None or one of {', '.join(RENDER_MODES)}, got {render_mode!r}")
         self.autoreset_mode = autoreset_mode_of(autoreset_mode)
-        self.settings = EnvSettings(**settings)
+        self.settings = env_settings(settings)
         self.num_envs, self.render_mode, self.copy = num_envs, render_mode, copy
         self.metadata = {**METADATA, "autoreset_mode": self.autoreset_mode}
         parts = build(self.settings, num_envs)

@@ -22,7 +22,11 @@ class GroupPrompts(VectorWrapper):
     """
 
     def __init__(self, env: TextVectorEnv, group_size: int, *, num_problems: int | None = None) -> None:
+        if not isinstance(env.unwrapped, TextVectorEnv):
+            raise ValueError(f"GroupPrompts needs a native environment (TextVectorEnv), got {type(env.unwrapped)}")
         super().__init__(env)
+        if isinstance(group_size, bool) or not isinstance(group_size, int):
+            raise ValueError(f"group_size must be an integer of at least 2, got {group_size!r}")
         if group_size < 2:
             raise ValueError(f"group_size must be at least 2 (a group is compared within itself), got {group_size}")
         if num_problems is None and env.num_envs % group_size:

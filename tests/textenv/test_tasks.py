@@ -1,10 +1,12 @@
 import json
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from omegaconf import OmegaConf
 
+from textenv import TextEnv
 from textenv.tasks import load_task
 from textenv.tasks.arithmetic import Arithmetic
 from textenv.tasks.countdown import Countdown, CountdownAnswer, evaluate, is_for_testing
@@ -261,6 +263,40 @@ def test_a_wrong_task_is_named(spec, message):
         load_task(spec)
 
 
+def one(completion):
+    return 1.0
+
+
+def bare(**members):
+    """A task with something wrong."""
+    reward = {"one": {"fn": one, "execution": "inline"}}
+    sound = {"name": "bare", "columns": (), "split": lambda name: ["a"], "reward": lambda: reward}
+    return SimpleNamespace(**{name: value for name, value in (sound | members).items() if value != "missing"})
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"columns": "missing"}, r"has no columns"),
+        ({"columns": None}, r"columns of task 'bare' must be a set of names, got None"),
+        ({"split": lambda name: (x for x in "ab")}, r"split\('train'\) of task 'bare' must be a sequence.*generator"),
+        ({"split": lambda name: [3]}, r"a prompt must be text or a list of messages with role and content, got 3"),
+        ({"reward": lambda: None}, r"reward must be given: task 'bare' has none of its own"),
+    ],
+)
+def test_a_task_that_is_none_says_what_it_lacks(members, message):
+    with pytest.raises(ValueError, match=message):
+        TextEnv(task=bare(**members))
+
+
+def test_problems_may_be_plain_texts_and_mappings():
+    env = TextEnv(task=bare(split=lambda name: ["a", {"prompt": "b", "answer": 1}]))
+    env.reset(options={"index": 1})
+    assert env.prompt == "b"
+    with pytest.raises(TypeError, match=r"a setting must be one of task, reward, .*, got 'color'"):
+        TextEnv(color="red")
+
+
 @pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_task_yaml_builds_its_task_and_says_what_it_is(path, write, tmp_path):
     assert path.read_text().startswith("# ")
@@ -274,6 +310,8 @@ def test_every_task_yaml_builds_its_task_and_says_what_it_is(path, write, tmp_pa
     if path.stem == "dataset":
         config.path = str(tmp_path / "saved")
         pytest.importorskip("datasets").Dataset.from_list(rows).save_to_disk(config.path)
+    if path.stem == "own":
+        config._target_ = "digits"
     if path.stem == "turns":
         pytest.importorskip("gem")
         config.make._target_ = "gem.envs.game_env.guess_the_number.GuessTheNumberEnv"

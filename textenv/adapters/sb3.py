@@ -22,6 +22,8 @@ class SB3VecEnv(VecEnv):
     """
 
     def __init__(self, env: VectorEnv) -> None:
+        if not isinstance(env, VectorEnv):
+            raise ValueError(f"SB3VecEnv needs a vector environment (textenv.make_vec), got {type(env).__name__}")
         mode = env.metadata.get("autoreset_mode")
         if mode is not AutoresetMode.SAME_STEP:
             raise ValueError(f"SB3VecEnv needs an environment with autoreset_mode='SameStep', got {mode}")

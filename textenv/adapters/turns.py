@@ -101,6 +101,9 @@ class TurnConversation:
         self._random = RandomState()
         with self._random.in_place():
             self.env = make()
+        for name in ("reset", "step"):
+            if not callable(getattr(self.env, name, None)):
+                raise ValueError(f"make must give an environment with reset() and step(), {self.env!r} has no {name}")
 
     def open(self, seed: int) -> str:
         """Begin; returns what the environment shows."""

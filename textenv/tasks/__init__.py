@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from textenv.types import Task
+from textenv.types import Problem, Task
 
 BUILT_IN = {
     "arithmetic": "textenv.tasks.arithmetic.Arithmetic",
@@ -43,10 +43,24 @@ def load_task(spec: Any) -> Task:
         spec = _constructed(str(spec["_target_"]), keywords)
     if isinstance(spec, type):
         raise ValueError(f"task must be an object, got the class {spec.__name__}: construct it first")
-    for attribute in ("split", "reward", "columns", "name"):
+    for attribute in ("name", "columns", "split", "reward"):
         if not hasattr(spec, attribute):
-            raise ValueError(f"task must have name, columns, split() and reward() (textenv.Task), got {spec!r}")
+            raise ValueError(
+                f"task must have name, columns, split() and reward() (textenv.Task), {spec!r} has no {attribute}"
+            )
+    if isinstance(spec.columns, str) or not isinstance(spec.columns, Collection):
+        raise ValueError(f"columns of task {spec.name!r} must be a set of names, got {spec.columns!r}")
     return spec
+
+
+def problems_of(task: Task, split: str) -> Sequence[Problem]:
+    """A split of the task's; `ValueError` where it is no sequence."""
+    problems = task.split(split)
+    if isinstance(problems, str) or not (hasattr(problems, "__len__") and hasattr(problems, "__getitem__")):
+        raise ValueError(
+            f"split({split!r}) of task {task.name!r} must be a sequence of problems, got {type(problems).__name__}"
+        )
+    return problems
 
 
 def _constructed(path: str, keywords: dict[str, Any]) -> Any:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 from textenv.settings_text import parse_settings
-from textenv.tasks import BUILT_IN, load_task
-from textenv.types import Problem, Task
+from textenv.tasks import BUILT_IN, load_task, problems_of
+from textenv.types import Problem, Task, as_problem
 
 NEED_SETTINGS = {
     "dataset": "a Hugging Face dataset: path=hub-name-or-folder",
@@ -27,19 +29,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("name", nargs="?", help="one task; with reasoning_gym and no settings: all its data sets")
     parser.add_argument("settings", nargs="*", help="the task's settings, key=value")
     options = parser.parse_args(arguments)
-    if options.name is None:
-        for name in BUILT_IN:
-            print(line(name, {}))
-    elif options.name == "reasoning_gym" and not options.settings:
+    try:
+        print_tasks(options.name, options.settings)
+    except ValueError as error:
+        parser.error(str(error))
+    except BrokenPipeError:  # the reader (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def print_tasks(name: str | None, settings: Sequence[str]) -> None:
+    """All tasks, all data sets of reasoning-gym, or one task; `task=name task.key=value` is understood too."""
+    name = None if name is None else name.removeprefix("task=")
+    if name is None:
+        for built_in in BUILT_IN:
+            print(line(built_in, {}), flush=True)
+    elif name == "reasoning_gym" and not settings:
         from textenv.tasks.reasoning import datasets
 
-        for name in datasets():
-            print(line("reasoning_gym", {"dataset": name, "train_size": 1, "test_size": 1}, title=name))
+        for dataset in datasets():
+            print(line("reasoning_gym", {"dataset": dataset, "train_size": 1, "test_size": 1}, dataset), flush=True)
     else:
-        try:
-            show(load_task({"_target_": options.name, **parse_settings(options.settings)}))
-        except ValueError as error:
-            parser.error(str(error))
+        show(load_task({"_target_": name, **parse_settings([word.removeprefix("task.") for word in settings])}))
 
 
 def line(name: str, settings: dict[str, Any], title: str | None = None) -> str:
@@ -48,17 +58,17 @@ def line(name: str, settings: dict[str, Any], title: str | None = None) -> str:
         return f"{name:16}({NEED_SETTINGS[name]})"
     try:
         task = load_task({"_target_": name, **settings})
-        text = " ".join(prompt_text(task.split("train")[0]).split())
+        text = " ".join(prompt_text(as_problem(problems_of(task, "train")[0])).split())
     except ValueError as error:
         text = f"({error})"
-    return f"{title or name:16}{textwrap.shorten(text, WIDTH)}"
+    return f"{title or name:15} {textwrap.shorten(text, WIDTH)}"
 
 
 def show(task: Task) -> None:
     """Sizes, columns, and one whole example with its row."""
-    sizes = ", ".join(f"{len(task.split(name))} {name}" for name in ("train", "test"))
+    problem = as_problem(problems_of(task, "train")[0])
+    sizes = ", ".join(f"{len(problems_of(task, name))} {name}" for name in ("train", "test"))
     print(f"{task.name}: {sizes}; columns {', '.join(sorted(task.columns))}\n")
-    problem = task.split("train")[0]
     print(prompt_text(problem))
     for name, value in problem.row.items():
         print(f"\n{name}: {textwrap.shorten(str(value), 4 * WIDTH)}")

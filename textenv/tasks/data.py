@@ -40,6 +40,10 @@ class DataTask:
             raise ValueError(f"test_share must be from 0 to below 1, got {test_share}")
         if limit is not None and limit < 1:
             raise ValueError(f"limit must be at least 1, got {limit}")
+        if columns is not None and not isinstance(columns, Mapping):
+            raise ValueError(
+                f"columns must map our names to the data's, like {{'answer': 'solution'}}, got {columns!r}"
+            )
         self.name = name
         problems = as_problems(rows, prompt, columns, limit)
         if not problems:
@@ -166,7 +170,8 @@ def json_lines(path: Path) -> Rows:
 def check_file(path: Path, kind: str) -> None:
     """Raise `ValueError` unless the file is there."""
     if not path.is_file():
-        raise ValueError(f"path must be a {kind} file, got {str(path)!r}, which is not there")
+        what = "a folder" if path.is_dir() else "not there"
+        raise ValueError(f"path must be a {kind} file, got {str(path)!r}, which is {what}")
 
 
 def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,9 @@ class Problems:
     def __init__(
         self, problems: Iterable[Any], *, test: Iterable[Any] = (), reward: Any = None, name: str = "text"
     ) -> None:
+        for setting, value in (("problems", problems), ("test", test)):
+            if isinstance(value, str | Mapping):
+                raise ValueError(f"{setting} must be a list of problems, got {value!r}")
         self.name = name
         self._splits = {"train": _problems("problems", problems), "test": _problems("test", test)}
         everything = [*self._splits["train"], *self._splits["test"]]
