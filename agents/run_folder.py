@@ -84,4 +84,5 @@ class RunFolder:
 
 def default_name(agent: str, task: str, seed: int) -> str:
     """Date, time, agent, task and seed: sorted by age, unlikely to be taken."""
-    return f"{datetime.now():%Y%m%d-%H%M%S}-{agent}-{re.sub(r'[^\w.+-]+', '-', task)}-seed{seed}"
+    readable = re.sub(r"[^\w.+-]+", "-", task)  # "jsonl:mine.jsonl" is no name for a folder everywhere
+    return f"{datetime.now():%Y%m%d-%H%M%S}-{agent}-{readable}-seed{seed}"
