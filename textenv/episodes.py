@@ -69,6 +69,14 @@ class EpisodeSource:
                 raise ValueError(f"split must be one with problems in it, got {split!r} of task {self.task.name!r}")
         return self._splits[split]
 
+    def position(self) -> tuple[Any, ...]:
+        """How far the rows and the queue have come, for `go_back`."""
+        return self._queue, self._position, list(self._counts)
+
+    def go_back(self, position: tuple[Any, ...]) -> None:
+        """Undo what was handed out since."""
+        self._queue, self._position, self._counts = position
+
     def forget_counts(self, rows: Sequence[int]) -> None:
         """Rows that were seeded count their episodes from 0."""
         for row in rows:
@@ -100,6 +108,9 @@ class EpisodeSource:
         if len(rows) == self._num_rows:
             self._queue = None
         if self._queue is not None and not options.keys() & {"index", "prompt"}:
+            for name in ("split", "max_new_tokens", "group_id"):
+                if name in options:
+                    raise ValueError(f"options[{name!r}] must come with the queue, which has its own for every entry")
             return [self.next(row, generator) for row in rows]
         budgets = self._budgets(options, self._num_rows)
         return [self._single(row, options, int(budgets[row]), generator) for row in rows]
@@ -120,6 +131,8 @@ class EpisodeSource:
         split: str | None = None
         problems: Sequence[Problem]
         if "prompts" in options:
+            if isinstance(options["prompts"], str):
+                raise ValueError(f"options['prompts'] must be a list of prompts, got {options['prompts']!r}")
             problems = [checked_prompt(prompt) for prompt in options["prompts"]]
             indices = np.arange(len(problems))
         elif "indices" in options:
@@ -165,12 +178,14 @@ class EpisodeSource:
             prompt, index, failure = self.prompts.prepare(checked_prompt(options["prompt"])), -1, ""
         elif "index" in options:
             split = options.get("split", self.split)
-            index = int(integers("index", options["index"], low=0, high=len(self.problems(split)) - 1))
+            last = len(self.problems(split)) - 1
+            index = int(integers("index", options["index"], size=(), low=0, high=last))
             prompt, failure = self._prompt(split, index), ""
         else:
             prompt, index, failure = self._draw(options.get("split", self.split), generator(row))
         self._counts[row] += 1
-        return Episode(prompt, index, int(options.get("group_id", -1)), self._counts[row] - 1, budget, failure)
+        group_id = int(integers("group_id", options.get("group_id", -1), size=(), low=-1))
+        return Episode(prompt, index, group_id, self._counts[row] - 1, budget, failure)
 
     def _draw(self, split: str, generator: np.random.Generator) -> tuple[Prompt, int, str]:
         """A problem by chance: prompt, index, and why it could not be shown."""
@@ -210,14 +225,15 @@ def checked_options(options: Mapping[str, Any] | None, known: Sequence[str]) -> 
 
 
 def integers(
-    name: str, values: Any, *, size: int | None = None, low: int | None = None, high: int | None = None
+    name: str, values: Any, *, size: int | tuple[()] | None = None, low: int | None = None, high: int | None = None
 ) -> np.ndarray:
     """A reset option as an int64 array, its size and range checked."""
     array = np.asarray(values)
     if array.dtype.kind not in "iu" and array.size:
         raise ValueError(f"options[{name!r}] must be integers, got {values!r}")
-    if size is not None and array.shape != (size,):
-        raise ValueError(f"options[{name!r}] must have shape ({size},), got {array.shape}")
+    shape = (size,) if isinstance(size, int) else size
+    if shape is not None and array.shape != shape:
+        raise ValueError(f"options[{name!r}] must have shape {shape}, got {array.shape}")
     outside = array[(array < (low if low is not None else array)) | (array > (high if high is not None else array))]
     if outside.size:
         wanted = f"at least {low}" if high is None else f"from {low} to {high}"

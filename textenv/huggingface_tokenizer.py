@@ -27,7 +27,8 @@ class HuggingFaceTokenizer:
         self._tokenizer: Any = _load(os.fspath(name_or_path)) if named else copy.deepcopy(name_or_path)
         self.name = os.fspath(name_or_path) if named else str(name_or_path.name_or_path)
         end = self._tokenizer.eos_token_id
-        self.end_ids = frozenset([] if end is None else [end]) | _generation_end_ids(self.name)
+        ends = frozenset([] if end is None else [end]) | _generation_end_ids(self.name)
+        self.end_ids = frozenset(token for token in ends if token < len(self._tokenizer))  # the rest cannot be acted
         pad = self._tokenizer.pad_token_id
         self.pad_id: int = pad if pad is not None else min(self.end_ids, default=0)
         self.start_ids = tuple(_leading(self._tokenizer))
@@ -58,6 +59,9 @@ class HuggingFaceTokenizer:
         if not self._tokenizer.chat_template:
             return None
         chat = [dict(message) for message in messages]
+        for message in chat:
+            if any(special in message["role"] for special in self._specials):
+                raise ValueError(f"a message's role must not spell a special token, got {message['role']!r}")
         if not any(special in message["content"] for special in self._specials for message in chat):
             return self._render(chat, add_generation_prompt, tokenize=True)
         marks = [f"\ue000{index}\ue001" for index in range(len(chat))]

@@ -277,8 +277,12 @@ class Kernel:
         return 0.0 if dialog is None else dialog.paid
 
     def _with_turns(self, verdict: Verdict, row: int) -> Verdict:
-        """The verdict with what the turns were paid; where the other side failed, `on_error` has said what counts."""
-        return verdict if self._failure(row) else verdict._replace(value=verdict.value + self._paid(row))
+        """The verdict with what the turns were paid; where something failed, `on_error` has said what counts."""
+        return (
+            verdict
+            if self._failure(row) or not verdict.valid
+            else verdict._replace(value=verdict.value + self._paid(row))
+        )
 
     def _episode(self, row: int) -> Episode:
         episode = self._episodes[row]

@@ -108,12 +108,12 @@ class PromptFormat:
         return ids[-limit:] if self.on_long_prompt == "left" else ids[:limit]
 
 
-def longest_prompt(prompts: PromptFormat, problems: Sequence[Problem], *, look_at: int = 256) -> tuple[int, bool]:
+def longest_prompt(prompts: PromptFormat, problems: Sequence[Problem], *, look_at: int) -> tuple[int, bool]:
     """The most tokens among the problems, and whether all were measured.
 
-    A list (a user's own problems) is measured whole, a computed sequence at `look_at` evenly spaced places.
+    A list or tuple (a user's own problems) is measured whole, a computed sequence at `look_at` evenly spaced places.
     """
     size = len(problems)
-    look_at = size if isinstance(problems, list) else look_at
+    look_at = size if isinstance(problems, list | tuple) else look_at
     indices = range(size) if size <= look_at else [round(i * (size - 1) / (look_at - 1)) for i in range(look_at)]
     return max((len(prompts.prepare(problems[i]).ids) for i in indices), default=0), size <= look_at

@@ -41,14 +41,20 @@ class TextEnv(gymnasium.Env):
         return len(self._episodes.problems(self.settings.split))
 
     def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Start an episode."""
+        """Start an episode. Raises as `TextVectorEnv.reset`."""
         for key in set(options or {}) & set(VECTOR_OPTIONS) - set(SCALAR_OPTIONS):
             raise ValueError(f"options[{key!r}] is for TextVectorEnv: an environment of one row cannot know its place")
         options = checked_options(options, SCALAR_OPTIONS)
-        super().reset(seed=seed)
-        if seed is not None:
-            self._episodes.forget_counts([0])
-        episodes = self._episodes.start([0], options, lambda _: self.np_random, queue_may_wait=False)
+        before = self._np_random, self._np_random_seed, self._episodes.position()
+        try:
+            super().reset(seed=seed)
+            if seed is not None:
+                self._episodes.forget_counts([0])
+            episodes = self._episodes.start([0], options, lambda _: self.np_random, queue_may_wait=False)
+        except Exception:
+            self._np_random, self._np_random_seed = before[:2]
+            self._episodes.go_back(before[2])
+            raise
         self._kernel.start([0], episodes)
         self._was_reset = True
         return self._observe(), self._info()

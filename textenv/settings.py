@@ -19,6 +19,9 @@ from textenv.tasks import load_task, problems_of
 from textenv.tokenizer import Tokenizer, load_tokenizer
 from textenv.types import Task
 
+LOOK_AT = 64
+"""Computed problems whose length is measured beforehand; some generators take a second for each."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EnvSettings:
@@ -33,8 +36,8 @@ class EnvSettings:
     split: str = "train"
     """Where problems are drawn from."""
     max_prompt_tokens: int | None = None
-    """None: the longest prompt of train and test; where a split computes more than 256 problems, the longest of 256
-    evenly spaced ones and a quarter more."""
+    """None: the longest prompt of train and test; where a split computes more than 64 problems, the longest of 64
+    evenly spaced ones and a half more. Given, only a few problems are looked at beforehand."""
     max_new_tokens: int = 32
     """The budget: policy tokens an episode."""
     stop_strings: Sequence[str] = ()
@@ -70,6 +73,9 @@ class EnvSettings:
         check_positive("max_new_tokens", self.max_new_tokens)
         if self.max_prompt_tokens is not None:
             check_positive("max_prompt_tokens", self.max_prompt_tokens)
+        for name in ("system_prompt", "prompt_template"):
+            if not isinstance(getattr(self, name), str | None):
+                raise ValueError(f"{name} must be text, got {getattr(self, name)!r}")
         stops = self.stop_strings
         if isinstance(stops, str) or not all(isinstance(stop, str) and stop for stop in stops):
             raise ValueError(f"stop_strings must be a list of non-empty texts, got {stops!r}")
@@ -100,6 +106,10 @@ def build(settings: EnvSettings, num_rows: int) -> EnvParts:
     """The parts for `num_rows` rows; every mistake that can be seen before the first step raises here."""
     task = load_task(settings.task)
     tokenizer = _tokenizer(settings.tokenizer, task)
+    if strange := [token for token in tokenizer.end_ids if not 0 <= token < len(tokenizer)]:
+        raise ValueError(
+            f"end_ids of tokenizer {tokenizer.name!r} must be from 0 to {len(tokenizer) - 1}, got {strange}"
+        )
     scorer = _scorer(settings, task)
     prompts = PromptFormat(
         tokenizer,
@@ -191,7 +201,8 @@ def _scorer(settings: EnvSettings, task: Task) -> Scorer:
 def _max_prompt_tokens(prompts: PromptFormat, task: Task, split: str) -> int:
     """The default; looking at the problems also finds, before any weight is loaded, a prompt that cannot be shown."""
     longest = 0
+    look_at = LOOK_AT if prompts.max_prompt_tokens is None else LOOK_AT // 8
     for name in dict.fromkeys((split, "train", "test")):
-        size, all_seen = longest_prompt(prompts, problems_of(task, name))
-        longest = max(longest, size if all_seen else size + size // 4)
+        size, all_seen = longest_prompt(prompts, problems_of(task, name), look_at=look_at)
+        longest = max(longest, size if all_seen else size + size // 2)
     return max(longest, 1)

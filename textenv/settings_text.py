@@ -28,6 +28,8 @@ def parse_settings(words: Sequence[str]) -> dict[str, Any]:
             place = place.setdefault(name, {})
             if not isinstance(place, dict):
                 raise ValueError(f"{key} cannot be set: {name} already has the value {place!r}")
+        if isinstance(place.get(last), dict):
+            raise ValueError(f"{key} must be chosen before its settings, got {word!r} behind {key}.{min(place[last])}")
         try:
             place[last] = yaml.safe_load(value)
         except yaml.YAMLError as error:

@@ -30,6 +30,8 @@ class VectorEnvReport:
     """Steps of all rows, over all modes."""
     num_episodes: int
     """Episodes that ended in them."""
+    unsupported: tuple[str, ...] = ()
+    """Modes that were left out, each with the error of the environment that could not be made."""
 
 
 def check_vector_env(
@@ -46,9 +48,10 @@ def check_vector_env(
 
     `modes` given: these must be supported. `actions(generator)` makes the actions of one step (default: samples of the
     action space); let episodes end often. Seeds are an integer, a list with None in it, and None; rows are reset by
-    mask in between. Also checked of the native one, and stricter than what Gymnasium's own keep: equal spaces,
-    `metadata["autoreset_mode"]`, fresh arrays at every call, options that are left as they were, errors for a wrong
-    number of actions (no row has moved then) and for a finished row in DISABLED.
+    mask, with and without seeds, in between. Also checked of the native one, and stricter than what Gymnasium's own
+    keep: equal spaces, `metadata["autoreset_mode"]`, fresh arrays at every call that later calls do not touch, options
+    that are left as they were, errors for a wrong number of actions (no row has moved then) and for a finished row in
+    DISABLED.
 
     Raises `AssertionError` that names the mode, the step and the first value that differs.
 
@@ -83,7 +86,7 @@ def check_vector_env(
         steps, episodes = steps + comparison.steps, episodes + comparison.episodes
     assert checked, f"no autoreset mode is supported by every one of the environments: {'; '.join(refused)}"
     assert episodes, f"no episode ended in {steps} steps: pass `actions` that end some"
-    return VectorEnvReport(tuple(checked), steps, episodes)
+    return VectorEnvReport(tuple(checked), steps, episodes, tuple(refused))
 
 
 def sampled(env: VectorEnv, seed: int) -> Actions:
@@ -101,7 +104,9 @@ class Comparison:
         self.native = envs[0]
         self.steps = self.episodes = 0
         self._generator = np.random.default_rng(seed)
-        self._last: Any = None
+        self._earlier: list[tuple[Any, Any]] = []
+        """The last results, each with a copy of what it was."""
+        self._num_resets = 0
 
     def run(self, num_steps: int) -> None:
         """Three stretches of steps, each behind another kind of seed."""
@@ -129,8 +134,13 @@ class Comparison:
 
     def _masked_reset(self, mask: np.ndarray) -> None:
         if mask.any():
+            n, self._num_resets = self.native.num_envs, self._num_resets + 1
+            seeds = (None, self._num_resets, [None if row % 3 == 0 else 5 * row for row in range(n)])
+            seed = seeds[self._num_resets % len(seeds)]
             what = f"{self.mode.name}, reset with a mask of {type(self.native.unwrapped).__name__}"
-            self._both("reset with a mask", lambda env: reset_by_mask(env, mask, what if env is self.native else ""))
+            self._both(
+                "reset with a mask", lambda env: reset_by_mask(env, mask, seed, what if env is self.native else "")
+            )
 
     def _both(self, what: str, call: Callable[[VectorEnv], Any]) -> Any:
         """Do the same in every environment; the native one's result must be equal to the others', and fresh."""
@@ -139,10 +149,17 @@ class Comparison:
             found = difference(results[0], other)
             assert found is None, f"{self.mode.name}, {what}: native against {type(env.unwrapped).__name__}: {found}"
         if getattr(self.native.unwrapped, "copy", True):
-            shared = any(np.shares_memory(a, b) for a in arrays(self._last) for b in arrays(results[0]))
-            assert not shared, f"{self.mode.name}, {what}: an array of the call before is used again"
-        self._last = results[0]
+            self._check_fresh(results[0], what)
         return results[0]
+
+    def _check_fresh(self, result: Any, what: str) -> None:
+        """The result shares no memory with the last ones, and those are as they were."""
+        for earlier, as_it_was in self._earlier:
+            shared = any(np.shares_memory(a, b) for a in arrays(earlier) for b in arrays(result))
+            assert not shared, f"{self.mode.name}, {what}: an array of an earlier call is used again"
+            changed = difference(earlier, as_it_was)
+            assert changed is None, f"{self.mode.name}, {what}: changed what an earlier call returned: {changed}"
+        self._earlier = [*self._earlier[-2:], (result, copy.deepcopy(result))]
 
     def _check_attributes(self) -> None:
         for name in (
@@ -178,11 +195,11 @@ def reset_with(seed: Any, env: VectorEnv) -> Any:
     return env.reset(seed=copy.deepcopy(seed))
 
 
-def reset_by_mask(env: VectorEnv, mask: np.ndarray, unchanged: str) -> Any:
+def reset_by_mask(env: VectorEnv, mask: np.ndarray, seed: Any, unchanged: str) -> Any:
     """`reset` of the rows in `mask`; `unchanged`: the options must be as they were, else this is said before what is
     wrong (`SyncVectorEnv` takes the mask out of the caller's dict, which no environment should)."""
     options = {"reset_mask": mask.copy()}
-    result = env.reset(options=options)
+    result = env.reset(seed=copy.deepcopy(seed), options=options)
     if unchanged:
         assert list(options) == ["reset_mask"], (
             f"{unchanged}: reset() must leave its options as they are, got {options}"

@@ -56,11 +56,17 @@ class TextVectorEnv(VectorEnv):
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
         copy: bool = True,
+        max_episode_steps: int | None = None,
         **settings: Any,
     ) -> None:
         check_positive("num_envs", num_envs)
         if render_mode is not None and render_mode not in RENDER_MODES:
             raise ValueError(f"render_mode must be None or one of {', '.join(RENDER_MODES)}, got {render_mode!r}")
+        if max_episode_steps not in (None, -1):
+            raise ValueError(
+                "max_episode_steps must be left out (a limit from outside cuts an episode off before it is scored): "
+                f"set max_new_tokens, got {max_episode_steps}"
+            )
         self.autoreset_mode = autoreset_mode_of(autoreset_mode)
         self.settings = env_settings(settings)
         self.num_envs, self.render_mode, self.copy = num_envs, render_mode, copy
@@ -93,14 +99,24 @@ class TextVectorEnv(VectorEnv):
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Start an episode in every row, or in those of `options["reset_mask"]`; the rest stay as they are."""
+        """Start an episode in every row, or in those of `options["reset_mask"]`; the rest stay as they are.
+
+        Raises `ValueError` for options that cannot be, and what the task raises for a problem that they name; nothing
+        has changed then.
+        """
         options = checked_options(options, VECTOR_OPTIONS)
         seeds = self._row_seeds(seed)
         mask = self._reset_mask(options)
         rows = np.flatnonzero(mask).tolist()
-        self._reseed([(row, seeds[row]) for row in rows])
         may_wait = self.autoreset_mode is not AutoresetMode.DISABLED
-        episodes = self._episodes.start(rows, options, self._generator, queue_may_wait=may_wait)
+        before = list(self._generators), list(self._seeds), self._episodes.position()
+        try:
+            self._reseed([(row, seeds[row]) for row in rows])
+            episodes = self._episodes.start(rows, options, self._generator, queue_may_wait=may_wait)
+        except Exception:
+            self._generators, self._seeds = before[:2]
+            self._episodes.go_back(before[2])
+            raise
         self._kernel.start(rows, episodes)
         self._was_reset = True
         return self._observe(), self._kernel.infos(None if mask.all() else mask, copy=self.copy)
@@ -252,7 +268,7 @@ class TextVectorEnv(VectorEnv):
 
 def check_tokens(actions: np.ndarray, first: np.ndarray, lengths: np.ndarray, vocabulary: int) -> None:
     """`InvalidAction` unless the tokens that rows will be fed are integers from 0 to `vocabulary - 1`."""
-    if actions.dtype.kind not in "iu":
+    if actions.size and actions.dtype.kind not in "iu":
         raise InvalidAction(f"actions must be integers, got dtype {actions.dtype}: {actions.ravel()[:8].tolist()}")
     if not actions.size or (actions.min() >= 0 and actions.max() < vocabulary):
         return

@@ -18,7 +18,8 @@ class GroupPrompts(VectorWrapper):
     A reset draws `num_problems` problems without repetition (default: as many as fill the rows) or takes the caller's
     `options["indices"]`, and hands the environment the queue with every problem `group_size` times in a row. In
     DISABLED the rows are one wave; in NEXT_STEP and SAME_STEP the queue may be longer than the rows: a row that ends
-    takes the next entry, members of a group end at different times and keep their `group_id`.
+    takes the next entry, members of a group end at different times and keep their `group_id`. When the queue is spent,
+    rows are idle (`infos["episode_index"]` is -1) until the next reset.
     """
 
     def __init__(self, env: TextVectorEnv, group_size: int, *, num_problems: int | None = None) -> None:
@@ -56,8 +57,9 @@ class GroupPrompts(VectorWrapper):
                 raise ValueError(
                     f"options[{name!r}] cannot be combined with GroupPrompts; name the problems in 'indices'"
                 )
-        if isinstance(seed, int | np.integer):
-            self._generator, _ = seeding.np_random(int(seed))
+        seeds = [int(s) for s in np.atleast_1d(np.asarray(seed, dtype=object)) if s is not None]
+        if seeds:
+            self._generator = np.random.default_rng(seeds)
         problems = np.asarray(options.pop("indices", None) if "indices" in options else self._draw(options))
         options["indices"] = np.repeat(problems, self.group_size)
         options["group_ids"] = np.repeat(np.arange(len(problems)), self.group_size)

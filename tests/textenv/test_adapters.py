@@ -1,6 +1,8 @@
 """Environments of other people as ours, and ours as theirs."""
 
 import copy
+import functools
+import pickle
 import random
 from types import SimpleNamespace
 
@@ -125,6 +127,69 @@ def test_an_observation_without_text():
     assert text_of({"prompt": "a"}) == "a"
 
 
+class Shapes:
+    """Three turns; what a step returns is given by a function of (is it the last?)."""
+
+    def __init__(self, result):
+        self.result, self.turns = result, 0
+
+    def reset(self, seed=None):
+        self.turns = 0
+        return "go"
+
+    def step(self, action):
+        self.turns += 1
+        return self.result(self.turns == 3)
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        lambda last: ("on", 1.0, last, {"a": 1}),
+        lambda last: ("on", None if not last else 3.0, last, False, {}),
+        lambda last: (None if last else "on", 1.0, last, False, {}),
+        lambda last: {"text": "on", "reward": 1.0, "done": last},
+        lambda last: SimpleNamespace(text="on", reward=1.0, done=last),
+    ],
+)
+def test_results_of_each_shape_are_understood(result):
+    task = TurnTask(functools.partial(Shapes, result), train_size=2, test_size=1)
+    env = TextVectorEnv(1, task=task, max_new_tokens=60)
+    env.reset(options={"indices": [0]})
+    for turn in range(3):
+        outcome = spoken(env, 0, "x")
+        assert outcome.terminated[0] == (turn == 2)
+    assert env.scored([0])[0].verdict.valid
+    assert env.scored([0])[0].verdict.value == 3.0
+
+
+def test_a_result_of_no_known_shape_ends_the_row_with_a_reason():
+    task = TurnTask(functools.partial(Shapes, lambda last: ("on", 1.0, last)), train_size=2, test_size=1)
+    env = TextVectorEnv(1, task=task, max_new_tokens=60)
+    env.reset(options={"indices": [0]})
+    assert spoken(env, 0, "x").terminated[0]
+    assert "must return 2, 4 or 5 values" in env.scored([0])[0].verdict.reason
+
+
+class DrawsWhenMade(Shapes):
+    def __init__(self):
+        super().__init__(lambda last: (self.secret, 0.0, last, False, {}))
+        self.secret = str(random.random())
+
+    def reset(self, seed=None):
+        return self.secret
+
+
+def test_what_is_drawn_when_it_is_made_depends_on_the_seed_alone():
+    env = TextVectorEnv(1, task=TurnTask(DrawsWhenMade, train_size=9, test_size=1), max_new_tokens=60)
+    random.seed(1)
+    env.reset(options={"indices": [4]})
+    prompt = env._kernel.prompt_text(0)
+    random.seed(2)
+    result = spoken(env, 0, "x")
+    assert replies(result.observations, 0) == prompt
+
+
 def test_a_real_game_of_gem():
     pytest.importorskip("gem")
     task = {
@@ -157,6 +222,7 @@ def test_a_real_game_of_textarena():
     env = TextVectorEnv(2, task=task, max_new_tokens=60, max_prompt_tokens=1000)
     state = random.getstate()
     env.reset(options={"indices": [3, 3]})
+    env = pickle.loads(pickle.dumps(env))
     low, high = 1, 20
     while True:
         guess = (low + high) // 2

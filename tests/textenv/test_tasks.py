@@ -325,3 +325,24 @@ def test_every_task_yaml_builds_its_task_and_says_what_it_is(path, write, tmp_pa
         assert not prompts[0] & prompts[1]
     if path.stem == "arithmetic":
         assert len(test) >= 100
+
+
+def test_a_long_list_of_problems_is_measured_whole():
+    problems = [{"prompt": "a", "answer": 1}] * 999
+    problems[1] = {"prompt": "a" * 50, "answer": 1}
+    env = TextEnv(task=Problems(problems))
+    observation, _ = env.reset(options={"index": 1})
+    assert observation["length"][0] == 51
+
+
+def test_the_same_chat_in_train_and_test_is_refused():
+    chat = [{"role": "user", "content": "hello"}]
+    with pytest.raises(ValueError, match="test must not hold a prompt of problems"):
+        Problems([{"prompt": chat, "answer": 1}], test=[{"prompt": chat, "answer": 1}])
+    with pytest.raises(ValueError, match="problems must be a list of problems, got 'abc'"):
+        Problems("abc")
+
+
+def test_a_data_set_whose_generator_fails_for_some_seeds_draws_again():
+    task = load_task({"_target_": "reasoning_gym", "dataset": "codeio"})
+    assert task.split("train")[733].prompt

@@ -120,6 +120,33 @@ class LosesInfo(TextVectorEnv):
         return *rest, infos
 
 
+class TwoBuffers(TextVectorEnv):
+    """Every other call hands out the same array."""
+
+    def step(self, actions):
+        observation, *rest = super().step(actions)
+        self.buffers = [*getattr(self, "buffers", []), observation["tokens"]]
+        if len(self.buffers) > 2:
+            self.buffers.append(self.buffers.pop(0))
+            self.buffers[-1][...] = self.buffers.pop(-2)
+        return observation | {"tokens": self.buffers[-1]}, *rest
+
+
+class TouchesTheLastResult(TextVectorEnv):
+    last = None
+
+    def step(self, actions):
+        if self.last is not None:
+            self.last["remaining"][...] = 0
+        self.last, *rest = super().step(actions)
+        return self.last, *rest
+
+
+class ForgetsSeedsOfMasked(TextVectorEnv):
+    def reset(self, *, seed=None, options=None):
+        return super().reset(seed=None if options else seed, options=options)
+
+
 class MovesBeforeItRaises(TextVectorEnv):
     def step(self, actions):
         if len(actions) < self.num_envs:
@@ -128,10 +155,13 @@ class MovesBeforeItRaises(TextVectorEnv):
 
 
 WRONG = {
+    TwoBuffers: "an array of an earlier call is used again",
+    TouchesTheLastResult: "changed what an earlier call returned",
+    ForgetsSeedsOfMasked: "reset with a mask: native against SyncVectorEnv",
     MovesBeforeItRaises: "step after too few actions",
     WrongType: r"NEXT_STEP, step 0: .*result\[1\] is float32\[5\], not float64\[5\]",
     WrongValue: r"result\[1\]\[0\] is .*1e-09",
-    ReusedArrays: "an array of the call before is used again",
+    ReusedArrays: "an array of an earlier call is used again",
     TakesTheMask: "must leave its options as they are",
     AnotherMode: r"metadata\['autoreset_mode'\]",
     LosesInfo: r"result\[4\] has the keys",
@@ -150,7 +180,9 @@ def test_a_mode_that_must_be_supported_and_is_not():
             raise ValueError("no")
         return make_native(mode)
 
-    assert check_vector_env(make_sync, only_next_step, num_steps=60).modes == (AutoresetMode.NEXT_STEP,)
+    report = check_vector_env(make_sync, only_next_step, num_steps=60)
+    assert report.modes == (AutoresetMode.NEXT_STEP,)
+    assert report.unsupported == ("SAME_STEP: ValueError: no", "DISABLED: ValueError: no")
     with pytest.raises(AssertionError, match="SAME_STEP is not supported: no"):
         check_vector_env(make_sync, only_next_step, modes=[AutoresetMode.SAME_STEP])
 

@@ -9,6 +9,7 @@ from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from textenv import TextEnv, TextVectorEnv
+from textenv.tokenizer import ByteTokenizer
 
 CHAT = [{"role": "user", "content": "hi"}]
 INFO_KEYS = {
@@ -376,7 +377,7 @@ def test_a_prompt_that_is_too_long_is_cut_where_told(make, policy, shown):
 
 
 def test_a_prompt_of_the_callers_that_is_too_long_is_an_error(make):
-    with pytest.raises(ValueError, match=r"max_prompt_tokens=20 tokens .* got 30 tokens: 'aaa"):
+    with pytest.raises(ValueError, match=r"max_prompt_tokens=24 tokens .* got 30 tokens: 'aaa"):
         make(1).reset(options={"prompt": "a" * 30})
 
 
@@ -499,3 +500,52 @@ def test_equals_async_vector_env():
         actions = native.action_space.sample()
         assert data_equivalence(native.step(actions), other.step(actions))
     other.close()
+
+
+def prompts_of(env, times=1):
+    return [env.reset()[1]["prompt_index"].tolist() for _ in range(times)]
+
+
+@pytest.mark.parametrize(
+    ("seed", "options"),
+    [
+        (5, {"index": 10**9}),
+        (5, {"indices": [1, 2], "max_new_tokens": 10**6}),
+        ([1, -1], None),
+        (5, {"prompts": "abc"}),
+        (5, {"index": 0, "group_id": 1.7}),
+        (5, {"index": [0, 1]}),
+    ],
+)
+def test_a_refused_reset_changes_nothing(make, seed, options):
+    env, twin = make(2), make(2)
+    env.reset(seed=0)
+    twin.reset(seed=0)
+    with pytest.raises((ValueError, TypeError, gymnasium.error.Error)):
+        env.reset(seed=seed, options=options)
+    assert env.np_random_seed == twin.np_random_seed
+    assert prompts_of(env, 3) == prompts_of(twin, 3)
+
+
+def test_a_refused_reset_leaves_the_queue(make):
+    env = make(2)
+    env.reset(options={"indices": [1, 2, 3, 4]})
+    for options in ({"index": 0, "max_new_tokens": 10**6}, {"split": "test"}, {"group_id": 7}, {"max_new_tokens": 1}):
+        with pytest.raises(ValueError, match=r"max_new_tokens|split|group_id"):
+            env.reset(options=options | {"reset_mask": np.array([True, False])})
+    _, infos = env.reset(options={"reset_mask": np.array([True, False])})
+    assert infos["prompt_index"][0] == 3
+
+
+def test_a_limit_from_outside_is_refused_and_none_is_taken(make):
+    with pytest.raises(ValueError, match=r"max_episode_steps must be left out.*set max_new_tokens, got 5"):
+        make(1, max_episode_steps=5)
+    make(1, max_episode_steps=-1)
+
+
+def test_end_tokens_outside_the_vocabulary_are_named():
+    class Strange(ByteTokenizer):
+        end_ids = frozenset({257, 5000})
+
+    with pytest.raises(ValueError, match=r"end_ids of tokenizer 'byte' must be from 0 to 258, got \[5000\]"):
+        TextVectorEnv(1, tokenizer=Strange())

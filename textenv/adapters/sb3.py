@@ -36,10 +36,9 @@ class SB3VecEnv(VecEnv):
     def reset(self) -> Any:
         """Start an episode in every row, with the seeds and options given before."""
         seeds = self._seeds if any(seed is not None for seed in self._seeds) else None
-        given = [options for options in self._options if options]
-        if any(options != given[0] for options in given):
+        if any(options != self._options[0] for options in self._options):
             raise ValueError(f"options must be the same for every row, got {self._options}")
-        options = given[0] if given else None
+        options = self._options[0] or None
         observations, infos = self.env.reset(seed=seeds, options=options)  # type: ignore[arg-type]
         self.reset_infos = [in_row(infos, row) for row in range(self.num_envs)]
         self._reset_seeds()
@@ -51,10 +50,12 @@ class SB3VecEnv(VecEnv):
         self._actions = actions
 
     def step_wait(self) -> tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        """One step of all rows; only the rows that ended have something in their infos."""
+        """One step of all rows; only those that ended, or were told something, have something in their infos."""
         observations, rewards, terminated, truncated, infos = self.env.step(self._actions)
         shown: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         done = terminated | truncated
+        for row in np.flatnonzero(infos.get("num_injected", np.zeros(self.num_envs))).tolist():
+            shown[row] = in_row(infos, row)
         if done.any():
             final = infos["final_info"]
             reason = np.asarray(final.get("finish_reason", np.zeros(self.num_envs)))
@@ -71,7 +72,7 @@ class SB3VecEnv(VecEnv):
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
         """An attribute of the environment, once for each row asked for."""
-        return [getattr(self.env, attr_name)] * len(self._rows(indices))
+        return [self._attribute(attr_name)] * len(self._rows(indices))
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
         """Set an attribute of the environment; `ValueError` for some of the rows only."""
@@ -81,7 +82,7 @@ class SB3VecEnv(VecEnv):
     def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
         """Call a method of the environment once; its result stands for each row. `ValueError` for some rows only."""
         self._for_all(indices)
-        return [getattr(self.env, method_name)(*args, **kwargs)] * self.num_envs
+        return [self._attribute(method_name)(*args, **kwargs)] * self.num_envs
 
     def env_is_wrapped(self, wrapper_class: type, indices: Any = None) -> list[bool]:
         """No row is an environment of its own that could be wrapped."""
@@ -90,6 +91,10 @@ class SB3VecEnv(VecEnv):
     def get_images(self) -> Sequence[np.ndarray | None]:
         """There are no images of text."""
         return [None] * self.num_envs
+
+    def _attribute(self, name: str) -> Any:
+        """Of the environment, or of what its wrappers wrap."""
+        return getattr(self.env if hasattr(self.env, name) else self.env.unwrapped, name)
 
     def _rows(self, indices: int | Iterable[int] | None) -> list[int]:
         return list(self._get_indices(indices))

@@ -4,10 +4,10 @@ Whoever has `reset` and `step` on text becomes the other side of a conversation:
 turn of the policy is an action, what `step` shows is the reply. Three shapes of results are understood:
 
 - `reset(seed=...) -> text | (text, info)` and `step(text) -> (text, reward, terminated, truncated, info)`: GEM and
-  everything that looks like Gymnasium;
+  everything that looks like Gymnasium (or `(text, reward, done, info)`, its older form);
 - `reset(num_players=1, seed=...)`, `get_observation() -> (player, text)`, `step(text) -> (done, info)` and rewards from
   `close()`: TextArena, games for one player;
-- an object with `done` and `reward`, and the text in `text`, `prompt`, `observation` or `content`: OpenEnv.
+- an object or a dict with `done` and `reward`, and the text in `text`, `prompt`, `observation` or `content`: OpenEnv.
 
 Such environments often draw from the global random generators. Each conversation keeps a state of its own for them, and
 the caller's is put back after every call: conversations do not disturb each other, and what happens in one depends on
@@ -68,8 +68,8 @@ class TurnTask:
 
     def converse(self, problem: Problem) -> TurnConversation:
         """A fresh environment, at the start that the problem showed."""
-        conversation = TurnConversation(self._make)
-        conversation.open(problem.row["seed"])
+        conversation = TurnConversation(self._make, problem.row["seed"])
+        conversation.open()
         return conversation
 
 
@@ -90,29 +90,28 @@ class Openings:
 
     def __getitem__(self, index: int) -> Problem:
         seed = self._seeds[index]
-        return Problem(TurnConversation(self._make).open(seed), {"seed": seed})
+        return Problem(TurnConversation(self._make, seed).open(), {"seed": seed})
 
 
 class TurnConversation:
     """One environment, its own random state, and how far it has come."""
 
-    def __init__(self, make: Callable[[], Any]) -> None:
-        self._shown = ""
-        self._random = RandomState()
+    def __init__(self, make: Callable[[], Any], seed: int) -> None:
+        self._shown, self._seed = "", seed
+        self._random = RandomState.seeded(seed)
         with self._random.in_place():
             self.env = make()
         for name in ("reset", "step"):
             if not callable(getattr(self.env, name, None)):
                 raise ValueError(f"make must give an environment with reset() and step(), {self.env!r} has no {name}")
 
-    def open(self, seed: int) -> str:
+    def open(self) -> str:
         """Begin; returns what the environment shows."""
-        self._random = RandomState.seeded(seed)
         with self._random.in_place():
             if hasattr(self.env, "get_observation"):
-                self.env.reset(num_players=1, seed=seed)
+                self.env.reset(num_players=1, seed=self._seed)
                 return self._seen_in_arena()
-            shown = self.env.reset(seed=seed)
+            shown = self.env.reset(seed=self._seed)
         return text_of(shown[0] if isinstance(shown, tuple) else shown)
 
     def reply(self, text: str) -> Reply:
@@ -121,10 +120,14 @@ class TurnConversation:
             result = self.env.step(text)
             if isinstance(result, tuple) and len(result) == 2:
                 return self._arena_reply(bool(result[0]))
-        if isinstance(result, tuple):
-            shown, reward, terminated, truncated = result[:4]
-            return Reply(text_of(shown), done=bool(terminated or truncated), reward=float(reward))
-        return Reply(text_of(result), done=bool(result.done), reward=float(result.reward or 0.0))
+        shown, reward, done = outcome(result)
+        return Reply("" if done else text_of(shown), done=done, reward=0.0 if reward is None else float(reward))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "env": taken_apart(self.env)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({**state, "env": put_together(state["env"])})
 
     def _seen_in_arena(self) -> str:
         """What is new in an observation: messages of others, or the part of a history that was not shown before."""
@@ -140,6 +143,43 @@ class TurnConversation:
         closed = self.env.close()
         rewards = closed[0] if isinstance(closed, tuple) else closed
         return Reply(done=True, reward=float(rewards[0]))
+
+
+def outcome(result: Any) -> tuple[Any, Any, bool]:
+    """Observation, reward, and whether it is over. Raises `TypeError` for a result of no known shape."""
+    if isinstance(result, tuple):
+        if len(result) == 5:
+            return result[0], result[1], bool(result[2] or result[3])
+        if len(result) == 4:
+            return result[0], result[1], bool(result[2])
+        raise TypeError(f"step() must return 2, 4 or 5 values or an object with done and reward, got {len(result)}")
+    if isinstance(result, dict):
+        return result, result.get("reward"), bool(result["done"])
+    return result, result.reward, bool(result.done)
+
+
+@dataclass(frozen=True)
+class Wrapped:
+    """A wrapper around an environment, taken apart to be copied: many forward every missing attribute to what they
+    wrap, which a copy that is being made does not have yet."""
+
+    kind: type
+    members: dict[str, Any]
+
+
+def taken_apart(env: Any) -> Any:
+    """The environment, its wrappers as `Wrapped`."""
+    members = getattr(env, "__dict__", {})
+    return Wrapped(type(env), {**members, "env": taken_apart(members["env"])}) if "env" in members else env
+
+
+def put_together(parts: Any) -> Any:
+    """What `taken_apart` took apart."""
+    if not isinstance(parts, Wrapped):
+        return parts
+    env: Any = object.__new__(parts.kind)
+    env.__dict__.update({**parts.members, "env": put_together(parts.members["env"])})
+    return env
 
 
 @dataclass(frozen=True)

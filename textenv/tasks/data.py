@@ -38,8 +38,8 @@ class DataTask:
     ) -> None:
         if not 0 <= test_share < 1:
             raise ValueError(f"test_share must be from 0 to below 1, got {test_share}")
-        if limit is not None and limit < 1:
-            raise ValueError(f"limit must be at least 1, got {limit}")
+        if limit is not None and (not isinstance(limit, int) or limit < 1):
+            raise ValueError(f"limit must be an integer of at least 1, got {limit!r}")
         if columns is not None and not isinstance(columns, Mapping):
             raise ValueError(
                 f"columns must map our names to the data's, like {{'answer': 'solution'}}, got {columns!r}"

@@ -94,10 +94,17 @@ class Source:
         if not 0 <= index < self._size:
             raise IndexError(index)
         name = self._names[index % len(self._names)]
+        failure: Exception | None = None
         for draw in range(MAX_DRAWS):
-            entry = self._entry(name, index // len(self._names), draw)
+            try:
+                entry = self._entry(name, index // len(self._names), draw)
+            except Exception as error:  # noqa: BLE001  (some generators fail for some seeds; another draw will do)
+                failure = error
+                continue
             if fingerprint(entry["question"]) not in self._avoid:
                 return Problem(entry["question"], {"dataset": name, "entry": entry})
+        if failure is not None:
+            raise ValueError(f"data set {name!r} gives no problem {index}: {type(failure).__name__}: {failure}")
         raise ValueError(f"test_size must be smaller: data set {name!r} has too few questions that are not in the test")
 
     def questions(self) -> frozenset[int]:

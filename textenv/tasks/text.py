@@ -31,11 +31,10 @@ class Problems:
         everything = [*self._splits["train"], *self._splits["test"]]
         if not everything:
             raise ValueError("problems must hold at least one problem, got none")
-        both = {problem.prompt for problem in self._splits["train"] if isinstance(problem.prompt, str)} & {
-            problem.prompt for problem in self._splits["test"] if isinstance(problem.prompt, str)
-        }
-        if both:
-            raise ValueError(f"test must not hold a prompt of problems, got {sorted(both)[0]!r} in both")
+        trained = [problem.prompt for problem in self._splits["train"]]
+        for problem in self._splits["test"]:
+            if problem.prompt in trained:
+                raise ValueError(f"test must not hold a prompt of problems, got {problem.prompt!r} in both")
         self.columns = frozenset.intersection(*(frozenset(problem.row) for problem in everything))
         self._reward = reward
         self.examines = reward is not None
