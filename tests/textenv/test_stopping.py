@@ -82,6 +82,11 @@ def test_the_first_of_several_stop_strings_counts():
     assert written(env, list(b"aab xyz")) == ("aa", FinishReason.STOP, 3)
 
 
+@pytest.mark.parametrize("stops", [["TOP", "STOP"], ["OPy", "ST"], ["STOP", "STOPy", "OP"]])
+def test_overlapping_stop_strings_that_one_token_completes_are_cut_at_the_first(stops):
+    assert written(environment(Pieces(), stop_strings=stops), [1, 6, 1]) == ("bx", FinishReason.STOP, 2)
+
+
 def test_stop_string_of_several_bytes_a_character():
     env = environment(ByteTokenizer(), stop_strings=["é!"])
     assert written(env, list("ée é!x".encode())) == ("ée ", FinishReason.STOP, 7)
