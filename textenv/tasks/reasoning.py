@@ -27,8 +27,8 @@ class ReasoningGym:
     `settings` are those of the data set. Both splits are computed by index, from different seeds; a train problem
     whose question is also in the test split is replaced by the next that is not. The verifier judges what stands in the
     last `<answer>...</answer>`, else the whole completion. Some generators take a second a problem (futoshiki,
-    knight_swap): the environment's `max_prompt_tokens` spares most of the measuring. Raises `ValueError` when the package is missing, for an
-    unknown data set and for settings that it refuses.
+    knight_swap): the environment's `max_prompt_tokens` spares most of the measuring. Raises `ValueError` when the
+    package is missing, for an unknown data set and for settings that it refuses.
     """
 
     columns = frozenset({"dataset", "entry"})
