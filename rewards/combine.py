@@ -129,5 +129,6 @@ def combined(parts: Mapping[str, Part], scores: Mapping[str, Score]) -> tuple[fl
             gate *= score.value
         else:
             total += part.weight * score.value
-            spans.extend((start, end, part.weight * reward) for start, end, reward in score.spans)
+            if score.spans:
+                spans.extend((start, end, part.weight * reward) for start, end, reward in score.spans)
     return float(gate * total), tuple((start, end, gate * reward) for start, end, reward in spans) if spans else ()

@@ -65,13 +65,17 @@ def play(env: TextEnv, read: Read, options: dict[str, Any]) -> Ended:
     print(f"\n{env.prompt}\n")
     over, shown = False, int(observation["length"][0])
     while not over:
-        for token in [*typed(env, read), min(env.tokenizer.end_ids)]:
+        words, taken = typed(env, read), 0
+        for token in [*words, min(env.tokenizer.end_ids)]:
+            taken += 1
             observation, _, terminated, truncated, info = env.step(token)
             over = terminated or truncated
             if over or info["num_injected"]:
                 break
         else:
             continue
+        if taken < len(words):
+            print(f"(not read: {env.tokenizer.decode(words[taken:])!r})")
         injected = np.flatnonzero(observation["segment"][shown:] == INJECTED) + shown
         shown = int(observation["length"][0])
         if len(injected) and not over:

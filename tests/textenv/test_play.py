@@ -43,10 +43,10 @@ def test_a_game_is_played_turn_by_turn(monkeypatch, capsys):
 
 
 def test_a_tool_answers_in_the_middle(monkeypatch, capsys):
-    typed(monkeypatch, "<calc>2*3</calc>", "", "6", "")
+    typed(monkeypatch, "<calc>2*3</calc> and more", "", "6", "")
     play.main(["task=calculator"])
     out = capsys.readouterr().out
-    assert "<result>6</result>" in out
+    assert out.index("(not read: ' and more')") < out.index("<result>6</result>")
     assert "ended: task" in out
 
 

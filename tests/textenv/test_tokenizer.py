@@ -18,6 +18,13 @@ def test_bytes_round_trip_and_never_become_special(text):
     assert max(ids, default=0) < 256
 
 
+def test_a_batch_of_bytes_is_decoded_as_each_row_is():
+    rows = [[104, 105], [], [257, 195], np.array([169, 258, 33]), [258], list("é€😀".encode()), [240, 159]]
+    tokenizer = ByteTokenizer()
+    assert tokenizer.decode_batch(rows) == [tokenizer.decode(row) for row in rows]
+    assert tokenizer.decode_batch([]) == []
+
+
 def test_every_id_decodes():
     for tokenizer in (ByteTokenizer(), TinyTokenizer()):
         assert len(tokenizer.token_texts()) == len(tokenizer)
