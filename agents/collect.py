@@ -40,20 +40,22 @@ def collect(
     max_tokens: int = PROPOSE_TOKENS,
     sampling: Sampling | None = None,
     split: str | None = None,
+    with_entropy: bool = False,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Collected:
     """Answer `problems` (indices into the split), each once; row k of the result is position k of that queue.
 
     `group_ids` says which rows answer the same problem (default: each stands alone). Episode k is keyed
     `first_episode + k`. With more problems than rows the environment must be in NEXT_STEP or SAME_STEP: a row that
-    ends takes the next problem. `on_step(finished, total)` is called after every round.
+    ends takes the next problem. `with_entropy` records the entropy of every distribution that was sampled from (5 % of
+    the time). `on_step(finished, total)` is called after every round.
     """
     policy.reset()
     group_ids = np.arange(len(problems)) if group_ids is None else group_ids
     options = {"indices": problems, "group_ids": group_ids} | ({"split": split} if split else {})
     observation: Any
     observation, infos = env.reset(options=options)
-    record = Record(len(problems), observation["tokens"].shape[1])
+    record = Record(len(problems), observation["tokens"].shape[1], with_entropy)
     live, pending = infos["episode_index"] >= 0, np.zeros(env.num_envs, np.bool_)
     while live.any() or pending.any():
         episode = infos["episode_index"]
@@ -64,6 +66,7 @@ def collect(
             max_tokens=max_tokens,
             end_ids=sorted(env.stop_spec.end_ids),
             sampling=sampling,
+            with_entropy=with_entropy,
         )
         result = env.step_many(action.token, np.where(pending, 1, action.length))
         record.step(episode, np.flatnonzero(live), observation["length"][:, 0], action, result)
@@ -96,10 +99,11 @@ def pick(arrays: dict[str, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarra
 class Record:
     """What has been seen of K episodes, at the columns where it stands in the observation."""
 
-    def __init__(self, num_episodes: int, num_columns: int) -> None:
+    def __init__(self, num_episodes: int, num_columns: int, with_entropy: bool) -> None:
         self.tokens = np.zeros((num_episodes, num_columns), np.int64)
         self.segment = np.zeros((num_episodes, num_columns), np.uint8)
-        self.logprob, self.entropy, self.reward = np.zeros((3, num_episodes, num_columns), np.float32)
+        self.logprob, self.reward = np.zeros((2, num_episodes, num_columns), np.float32)
+        self.entropy = np.zeros_like(self.logprob) if with_entropy else None
         self.prompt_length, self.length, self.finish_reason = np.zeros((3, num_episodes), np.int64)
         self.truncated, self.valid = np.zeros((2, num_episodes), np.bool_)
         self.ended: list[Ended | None] = [None] * num_episodes
@@ -112,7 +116,9 @@ class Record:
         row = rows[taken_row]
         place = episode[row], length[row] + taken_column
         self.logprob[place] = action.logprob[row, taken_column]
-        self.entropy[place] = action.entropy[row, taken_column]
+        if self.entropy is not None:
+            assert action.entropy is not None
+            self.entropy[place] = action.entropy[row, taken_column]
         self.reward[place] = result.rewards[row, taken_column]
 
     def end(self, episode: np.ndarray, rows: np.ndarray, result: StepMany, ended: list[Ended]) -> None:
@@ -146,12 +152,12 @@ class Record:
             length=torch.from_numpy(self.length),
             mask=response(self.segment) == POLICY,
             sampled_logprob=response(self.logprob),
-            entropy=response(self.entropy),
             reward=response(self.reward),
             truncated=torch.from_numpy(self.truncated),
             finish_reason=torch.from_numpy(self.finish_reason),
             problem=torch.from_numpy(np.asarray(group_ids, np.int64)),
             episode=first_episode + torch.arange(len(self.length)),
             valid=torch.from_numpy(self.valid),
+            entropy=None if self.entropy is None else response(self.entropy),
         )
         return Collected(rollout, [ended for ended in self.ended if ended is not None])

@@ -115,6 +115,9 @@ class LoggingConfig:
     wandb_project: str = "textenv"
     completions: bool = True
     """Save every completion with its scores to `completions.jsonl`."""
+    entropy: bool = False
+    """Compute the entropy of every distribution that is sampled from (5 % of the rollout's time); else the metric
+    `entropy` is estimated, without bias, by what was drawn: the mean of -log p."""
 
 
 @dataclass

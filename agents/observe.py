@@ -28,7 +28,10 @@ def rollout_metrics(collected: Collected) -> dict[str, float]:
         "completions/mean_length": float(length.mean()),
         "completions/min_length": float(length.min()),
         "completions/max_length": float(length.max()),
-        "entropy": float(masked_mean(rollout.entropy, rollout.trainable)),
+        # Without the entropies themselves, what was drawn estimates them without bias: H = E[-log p].
+        "entropy": float(
+            masked_mean(-rollout.sampled_logprob if rollout.entropy is None else rollout.entropy, rollout.trainable)
+        ),
     }
     reasons = rollout.finish_reason[valid]
     for reason in FinishReason:

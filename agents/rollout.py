@@ -33,8 +33,6 @@ class Rollout:
     """True where the policy chose the token."""
     sampled_logprob: Float[Tensor, "N A"]
     """Log-probability as the sampler saw it, under the distribution that was sampled from."""
-    entropy: Float[Tensor, "N A"]
-    """Of that distribution, in nats."""
     reward: Float[Tensor, "N A"]
     """Paid by the environment, per token; the score stands at the last policy token."""
     truncated: Bool[Tensor, "N"]
@@ -47,6 +45,8 @@ class Rollout:
     """What keyed the sampling."""
     valid: Bool[Tensor, "N"]
     """False where the grader failed; such rows take part in nothing."""
+    entropy: Float[Tensor, "N A"] | None = None
+    """Of the distribution that was sampled from, in nats; None unless `collect` was asked for it."""
     old_logprob: Float[Tensor, "N A"] | None = None
     """What ratios divide by; None means the policy that is being updated itself (one update per rollout)."""
     reference_logprob: Float[Tensor, "N A"] | None = None

@@ -98,6 +98,7 @@ class Run:
             group_ids=np.repeat(np.arange(agent.prompts), agent.group_size),
             first_episode=self.counters.iteration * agent.prompts * agent.group_size,
             max_tokens=self.config.env.propose_tokens,
+            with_entropy=self.config.logging.entropy,
         )
 
     def _check_sampler(self, metrics: dict[str, float]) -> None:

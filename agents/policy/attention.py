@@ -5,7 +5,9 @@ travels beside it as a *view*, a keyword argument that transformers hands throug
 
 - `PackedView` (training, scoring): keys and values are gathered from the packed row itself, so that the completions
   of a group share one copy of their prompt. Plain autograd; the backward of a gather is an `index_add`.
-- `CachedView` (acting): the new keys and values are written into a preallocated slot cache and read back from it.
+- `CachedView` (acting, any number of new tokens a row): the new keys and values are written into a preallocated slot
+  cache and read back from it.
+- `NextView` (acting, one new token a row): the same without an index, its shapes known beforehand.
 
 Queries of one key/value head are packed into the query axis, so grouped-query attention never repeats keys.
 """
@@ -33,6 +35,34 @@ class UnsupportedAttention(NotImplementedError):
     """The model asks for an attention variant that is not computed here."""
 
 
+class Sight:
+    """Which of Lk keys each of Lq queries sees, and the mask of it that attention adds to its scores: made once for all
+    layers that look equally far."""
+
+    def __init__(
+        self, visible: Bool[Tensor, "B Lq Lk"], query_position: Int[Tensor, "B Lq"], key_position: Int[Tensor, "#B Lk"]
+    ) -> None:
+        self.visible, self.query_position, self.key_position = visible, query_position, key_position
+        self._bias: dict[tuple[int | None, int, torch.dtype, int], Tensor] = {}
+
+    def to(self, device: torch.device) -> Sight:
+        """The same on `device`."""
+        arrays = (self.visible, self.query_position, self.key_position)
+        return Sight(*(x.to(device, non_blocking=True) for x in arrays))
+
+    def bias(self, window: int | None, group: int, dtype: torch.dtype, heads: int = 1) -> Float[Tensor, "BK GQ Lk"]:
+        """0 where a query sees a key (`window`: one of that many before it), -inf elsewhere, for `group` query heads
+        of a key/value head one after the other, and for each of `heads` of those."""
+        key = (window, group, dtype, heads)
+        if key not in self._bias:
+            seen = self.visible
+            if window is not None:
+                seen = seen & (self.query_position[:, :, None] - self.key_position[:, None, :] < window)
+            hidden = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, float("-inf"))
+            self._bias[key] = hidden[:, None].repeat(1, heads, group, 1).flatten(0, 1)
+        return self._bias[key]
+
+
 @dataclass(frozen=True, slots=True)
 class Block:
     """B sequences of queries, padded to Lq, each seeing up to Lk keys. Padded queries stand at position 0, see
@@ -42,9 +72,7 @@ class Block:
     """Where each query stands in the packed row."""
     key: Int[Tensor, "B Lk"]
     """Where each key stands in the packed row."""
-    query_position: Int[Tensor, "B Lq"]
-    key_position: Int[Tensor, "B Lk"]
-    visible: Bool[Tensor, "B Lq Lk"]
+    sight: Sight
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +86,8 @@ class PackedView:
         """`q [T, H, D]`, `k`, `v [T, K, D]` to `[T, H, D]`."""
         outputs = []
         for block in self.blocks:
-            seen = within(window, block.visible, block.query_position, block.key_position)
-            out = grouped_attention(q[block.query], k[block.key], v[block.key], seen, scale)
+            keys, values = k[block.key].transpose(1, 2), v[block.key].transpose(1, 2)
+            out = grouped_attention(q[block.query], keys, values, block.sight, scale, window)
             outputs.append(out.flatten(0, 1))
         return torch.cat(outputs)[self.output]
 
@@ -68,53 +96,93 @@ class PackedView:
 class CachedView:
     """New tokens of B sequences; sequence b lives in slot b of `cache`: a prefix of the slots, so nothing is copied."""
 
-    cache: Float[Tensor, "layers 2 S L K D"]
+    cache: Float[Tensor, "layers 2 S K C D"]
     slot: Int[Tensor, "T"]
     position: Int[Tensor, "T"]
     """Slot and column that each new token is written to."""
     query: Int[Tensor, "B Lq"]
-    query_position: Int[Tensor, "B Lq"]
+    sight: Sight
+    """Over the first columns of the cache."""
     output: Int[Tensor, "T"]
-    num_keys: int
-    """Columns of the cache that are read: at least every query's position plus one."""
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float | None, window: int | None) -> Tensor:
         """As `PackedView.attend`, over the cache."""
-        self.cache[layer, 0, self.slot, self.position] = k
-        self.cache[layer, 1, self.slot, self.position] = v
-        keys, values = self.cache[layer, :, : len(self.query), : self.num_keys]
-        key_position = torch.arange(self.num_keys, device=q.device)[None]
-        visible = key_position[:, None, :] <= self.query_position[:, :, None]
-        seen = within(window, visible, self.query_position, key_position)
-        return grouped_attention(q[self.query], keys, values, seen, scale).flatten(0, 1)[self.output]
+        self.cache[layer, 0, self.slot, :, self.position] = k
+        self.cache[layer, 1, self.slot, :, self.position] = v
+        num_keys = self.sight.visible.shape[-1]
+        keys, values = self.cache[layer, :, : len(self.query), :, :num_keys]
+        return grouped_attention(q[self.query], keys, values, self.sight, scale, window).flatten(0, 1)[self.output]
 
 
-def within(window: int | None, visible: Tensor, query_position: Tensor, key_position: Tensor) -> Tensor:
-    """`visible [B, Lq, Lk]`, narrowed to a sliding window of that many keys where the layer has one."""
-    if window is None:
-        return visible
-    return visible & (query_position[:, :, None] - key_position[:, None, :] < window)
+class NextView:
+    """One new token in each of the slots 0 to B - 1."""
+
+    def __init__(
+        self,
+        cache: Float[Tensor, "layers 2 S K C D"],
+        position: Int[Tensor, "B"],
+        column: Int[Tensor, "B"],
+        num_keys: int,
+    ) -> None:
+        self.cache, self.column = cache, column
+        self.row = torch.arange(len(position), device=position.device)
+        key_position = torch.arange(num_keys, device=position.device)[None]
+        query_position = position[:, None]
+        self.sight = Sight(key_position[:, None] <= query_position[:, :, None], query_position, key_position)
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float | None, window: int | None) -> Tensor:
+        """As `PackedView.attend`, T = B."""
+        keys, values = self.cache[layer].unbind(0)
+        keys[self.row, :, self.column] = k
+        values[self.row, :, self.column] = v
+        num_rows, num_keys = len(q), self.sight.visible.shape[-1]
+        queries = q.view(num_rows, k.shape[1], -1, q.shape[-1])
+        keys, values = keys[:num_rows, :, :num_keys], values[:num_rows, :, :num_keys]
+        return attention(queries, keys, values, self.sight, scale, window).flatten(1, 2)
 
 
-def grouped_attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, scale: float | None) -> Tensor:
-    """`q [B, Lq, H, D]`, `k`, `v [B, Lk, K, D]`, `visible [B, Lq, Lk]` to `[B, Lq, H, D]`; H is a multiple of K."""
-    num_rows, num_queries, num_heads, size = q.shape
-    group = num_heads // k.shape[2]
+View = PackedView | CachedView | NextView
+
+
+def grouped_attention(
+    q: Float[Tensor, "B Lq H D"],
+    k: Float[Tensor, "B K Lk D"],
+    v: Float[Tensor, "B K Lk D"],
+    sight: Sight,
+    scale: float | None,
+    window: int | None = None,
+) -> Float[Tensor, "B Lq H D"]:
+    """Attention in which H / K query heads share a key/value head, packed into the query axis."""
+    num_rows, num_queries, num_heads, _ = q.shape
+    group = num_heads // k.shape[1]
     q = q.unflatten(2, (-1, group)).permute(0, 2, 3, 1, 4).flatten(2, 3)  # [B, K, group * Lq, D]
-    k, v = k.transpose(1, 2), v.transpose(1, 2)
-    mask = visible[:, None].repeat(1, 1, group, 1)
-    if q.device.type == "cpu" and num_rows * num_queries * num_heads * k.shape[2] <= PLAIN_SCORES:
-        out = plain_attention(q, k, v, mask, size**-0.5 if scale is None else scale)
-    else:
-        out = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+    out = attention(q, k, v, sight, scale, window)
     return out.unflatten(2, (group, num_queries)).permute(0, 3, 1, 2, 4).reshape(num_rows, num_queries, num_heads, -1)
+
+
+def attention(
+    q: Float[Tensor, "B K Q D"],
+    k: Float[Tensor, "B K Lk D"],
+    v: Float[Tensor, "B K Lk D"],
+    sight: Sight,
+    scale: float | None,
+    window: int | None,
+) -> Float[Tensor, "B K Q D"]:
+    """Attention within each of K heads; Q is a multiple of the queries in `sight`."""
+    num_rows, heads, num_queries, size = q.shape
+    group = num_queries // sight.visible.shape[1]
+    if q.device.type == "cpu" and num_rows * heads * num_queries * k.shape[2] <= PLAIN_SCORES:
+        bias = sight.bias(window, group, q.dtype, heads)
+        return plain_attention(q, k, v, bias, size**-0.5 if scale is None else scale)
+    bias = sight.bias(window, group, q.dtype)[:, None]
+    return scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
 
 
 def plain_attention(
     q: Float[Tensor, "B K Q D"],
     k: Float[Tensor, "B K L D"],
     v: Float[Tensor, "B K L D"],
-    visible: Bool[Tensor, "B 1 Q L"],
+    bias: Float[Tensor, "BK Q L"],
     scale: float,
 ) -> Float[Tensor, "B K Q D"]:
     """Attention as two batched products with the scores whole in memory.
@@ -122,8 +190,6 @@ def plain_attention(
     For short sequences on a CPU: torch's fused kernel has one task per head and row, and its backward in bfloat16
     takes 6 to 8 times as long as this, a quarter of an update at 135M.
     """
-    hidden = torch.zeros(visible.shape, dtype=q.dtype, device=q.device).masked_fill_(~visible, float("-inf"))
-    bias = hidden.expand(-1, q.shape[1], -1, -1).flatten(0, 1)
     scores = torch.baddbmm(bias, q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2), alpha=scale)
     return torch.bmm(scores.softmax(-1), v.flatten(0, 1)).unflatten(0, q.shape[:2])
 
@@ -137,7 +203,7 @@ def attend(
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
-    view: PackedView | CachedView | None = None,
+    view: View | None = None,
     **options: object,
 ) -> tuple[Tensor, None]:
     """What transformers calls: `query [1, H, T, D]`, `key`, `value [1, K, T, D]` to `[1, T, H, D]`.

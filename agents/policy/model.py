@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from agents.policy import attention
-from agents.policy.attention import CachedView, PackedView
+from agents.policy.attention import PackedView, View
+from agents.policy.linear import replace_products
 
 
 class LanguageModel(nn.Module):
@@ -24,6 +25,7 @@ class LanguageModel(nn.Module):
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model.eval()
+        self.products = replace_products(self.model)
         self.packed = self._try_packed()
 
     @property
@@ -52,7 +54,17 @@ class LanguageModel(nn.Module):
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return config.num_hidden_layers, heads, size
 
-    def states(self, tokens: Tensor, position: Tensor, view: PackedView | CachedView) -> Float[Tensor, "T H"]:
+    def prepack(self) -> None:
+        """Lay out the weights for acting: on a CPU a second copy of those of the linear layers."""
+        for product in self.products:
+            product.prepack()
+
+    def release(self) -> None:
+        """Forget that copy."""
+        for product in self.products:
+            product.release()
+
+    def states(self, tokens: Tensor, position: Tensor, view: View) -> Float[Tensor, "T H"]:
         """Hidden states of a packed row."""
         out = self.model.base_model(
             input_ids=tokens[None], position_ids=position[None], attention_mask=None, use_cache=False, view=view
@@ -109,7 +121,8 @@ def causal_view(num_texts: int, length: int, device: torch.device) -> PackedView
     index = torch.arange(num_texts * length, device=device).view(num_texts, length)
     position = torch.arange(length, device=device).expand(num_texts, -1)
     visible = position[:, None, :] <= position[:, :, None]
-    return PackedView((attention.Block(index, index, position, position, visible),), index.flatten())
+    sight = attention.Sight(visible, position, position)
+    return PackedView((attention.Block(index, index, sight),), index.flatten())
 
 
 def difference(logits: Tensor, expected: Tensor) -> str | None:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from agents.policy.attention import Block, PackedView
+from agents.policy.attention import Block, PackedView, Sight
 from agents.rollout import Rollout
 
 
@@ -46,10 +46,7 @@ class Packed:
         def move(x: Tensor) -> Tensor:
             return x.to(device, non_blocking=True)
 
-        blocks = tuple(
-            Block(*(move(getattr(b, name)) for name in ("query", "key", "query_position", "key_position", "visible")))
-            for b in self.view.blocks
-        )
+        blocks = tuple(Block(move(b.query), move(b.key), b.sight.to(device)) for b in self.view.blocks)
         return Packed(
             tokens=move(self.tokens),
             position=move(self.position),
@@ -140,7 +137,8 @@ def response_block(prompt_start: np.ndarray, prompt_size: np.ndarray, start: np.
 
 
 def as_block(*arrays: np.ndarray) -> Block:
-    return Block(*(torch.from_numpy(np.array(array)) for array in arrays))
+    query, key, query_position, key_position, visible = (torch.from_numpy(np.array(array)) for array in arrays)
+    return Block(query, key, Sight(visible, query_position, key_position))
 
 
 def output_index(blocks: list[Block], sizes: tuple[np.ndarray, ...]) -> np.ndarray:

@@ -8,36 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from agents.policy.attention import CachedView
 from agents.policy.cache import SlotCache
+from agents.policy.decode import Graphs, Pace, decode
 from agents.policy.head import score_tokens
 from agents.policy.model import LanguageModel
-from agents.policy.packing import distinct_prompts, microbatches, pack, ramp
-from agents.policy.sampling import Sampling, draw, uniforms
+from agents.policy.packing import microbatches, pack, ramp
+from agents.policy.proposal import Action, Proposals
+from agents.policy.reading import CachedReader, PaddedReader
+from agents.policy.sampling import Drawn, Sampling, draw, signed, uniforms
 from agents.policy.value import ValueHead
 from agents.rollout import Rollout
-
-PREFILL_TOKENS = 8192
-
-
-@dataclass(frozen=True, slots=True)
-class Action:
-    """A proposal: up to m tokens for each of the environment's N rows."""
-
-    token: np.ndarray
-    """`[N, m]` int64; what lies beyond `length` is 0."""
-    length: np.ndarray
-    """`[N]` int64, 0 for rows that were not asked."""
-    logprob: np.ndarray
-    """`[N, m]` float32."""
-    entropy: np.ndarray
-    """`[N, m]` float32, nats: of the distribution that each token was drawn from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +70,11 @@ class Policy(nn.Module):
         self.value_head = value_head
         self.value_gradient = value_gradient
         self.seed = 0
+        self.pace: Pace | None = None
+        """None: what suits the device."""
         self._cache: SlotCache | None = None
+        self._proposals: Proposals | None = None
+        self._graphs = Graphs()
 
     @property
     def device(self) -> torch.device:
@@ -93,6 +84,7 @@ class Policy(nn.Module):
         """Forget all cached states (the weights have changed) and, when given, key the sampling with `seed`."""
         if seed is not None:
             self.seed = seed
+        self.model.release()
         if self._cache is not None:
             self._cache.clear()
 
@@ -110,6 +102,7 @@ class Policy(nn.Module):
         max_tokens: int = 1,
         end_ids: Sequence[int] = (),
         sampling: Sampling | None = None,
+        with_entropy: bool = False,
     ) -> Action:
         """Propose up to `max_tokens` tokens for each row that is `live` (default: those with budget left).
 
@@ -120,26 +113,32 @@ class Policy(nn.Module):
         tokens, length = observation["tokens"], observation["length"][:, 0].astype(np.int64)
         budget = np.minimum(observation["remaining"][:, 0], max_tokens)
         rows = np.flatnonzero(budget > 0 if live is None else live & (budget > 0))
-        token = np.zeros((len(length), max_tokens), np.int64)
-        logprob, entropy = np.zeros((2, len(length), max_tokens), np.float32)
-        count = np.zeros(len(length), np.int64)
         if not len(rows):
-            return Action(token, count, logprob, entropy)
-        reader = self._reader(tokens)
-        rows, state = reader.read(length, rows)
-        for column in range(max_tokens):
-            position = length[rows] + column
-            chosen = self._choose(state, episode[rows], position, sampling)
-            token[rows, column], logprob[rows, column], entropy[rows, column] = chosen
-            count[rows] = column + 1
-            going = ~np.isin(token[rows, column], list(end_ids)) & (count[rows] < budget[rows])
-            if column + 1 == max_tokens or not going.any():
-                break
-            rows, state = reader.append(rows[going], position[going], token[rows[going], column])
-        return Action(token, count, logprob, entropy)
+            nothing = np.zeros((len(length), max_tokens), np.float32)
+            count = np.zeros(len(length), np.int64)
+            return Action(nothing.astype(np.int64), count, nothing, nothing if with_entropy else None)
+        self.model.prepack()
+        reader, proposals = self._reader(tokens), self._under_way(len(length), max_tokens)
+        state = reader.read(length, rows)
+        order = reader.arrange(rows)
+        rows = rows[order]
+        proposals.begin(length[rows], budget[rows], episode[rows], seed=signed(self.seed), end_ids=end_ids)
+        choose = partial(self._choose, sampling=sampling, with_entropy=with_entropy)
+        proposals.take(choose(state[torch.from_numpy(order).to(state.device)], proposals, len(rows)))
+        pace = self.pace or Pace.of(self.device)
+        if not self.model.packed:
+            pace = Pace(pace.check_every)
+        decode(reader, proposals, rows, choose, pace, self._graphs, (sampling, with_entropy))
+        action = proposals.result(rows, len(length), with_entropy)
+        fed = np.maximum(action.length - 1, 0)[rows]
+        flat_rows, column = np.repeat(rows, fed), ramp(fed)
+        reader.committed(flat_rows, length[flat_rows] + column, action.token[flat_rows, column])
+        return action
 
     def evaluate(self, rollout: Rollout, *, with_entropy: bool = False, with_final_value: bool = False) -> Evaluation:
         """Score the policy tokens of `rollout`'s rows, teacher-forced, with gradient (unless torch's is off)."""
+        if torch.is_grad_enabled():
+            self.model.release()
         with_final_value = with_final_value and self.value_head is not None
         places = pack(rollout, with_last=with_final_value or not self.model.packed).to(self.device)
 
@@ -185,128 +184,27 @@ class Policy(nn.Module):
         return Evaluation(logprob, None, join("value"), join("final_value"))
 
     def _choose(
-        self, state: Tensor, episode: np.ndarray, position: np.ndarray, sampling: Sampling
-    ) -> tuple[np.ndarray, ...]:
-        keys = (torch.from_numpy(x.astype(np.int64)).to(state.device) for x in (episode, position))
-        uniform = uniforms(self.seed, *keys)
-        drawn = draw(sampling.logits(self.head(state)), uniform, sampling.greedy)
-        return tuple(x.cpu().numpy() for x in drawn)
+        self, state: Tensor, proposals: Proposals, num_rows: int, *, sampling: Sampling, with_entropy: bool
+    ) -> Drawn:
+        uniform = uniforms(proposals.seed, proposals.episode[:num_rows], proposals.position[:num_rows] + 1)
+        logits = sampling.logits(self.head(state))
+        return draw(logits, uniform, greedy=sampling.greedy, with_entropy=with_entropy)
+
+    def _under_way(self, num_rows: int, max_tokens: int) -> Proposals:
+        known = self._proposals
+        shape = (num_rows, max_tokens, self.device)
+        if known is None or (known.spare, known.max_tokens, known.token.device) != shape:
+            known = self._proposals = Proposals(num_rows, max_tokens, self.num_actions, self.device)
+            self._graphs = Graphs()
+        return known
 
     def _reader(self, tokens: np.ndarray) -> CachedReader | PaddedReader:
         if not self.model.packed:
             return PaddedReader(self.model, tokens)
         num_rows, num_columns = tokens.shape
         cache = self._cache
-        if cache is None or cache.num_rows != num_rows or cache.num_columns != num_columns:
+        shape = (num_rows, num_columns, self.device, self.model.weight.dtype)
+        if cache is None or (cache.num_rows, cache.num_columns, cache.data.device, cache.data.dtype) != shape:
             cache = SlotCache(num_rows, num_columns, self.model.cache_shape, self.model.weight.detach())
-            self._cache = cache
+            self._cache, self._graphs = cache, Graphs()
         return CachedReader(self.model, cache, tokens)
-
-
-class CachedReader:
-    """Feeds the tokens that the cache does not hold yet; returns rows and the hidden state after each one's last."""
-
-    def __init__(self, model: LanguageModel, cache: SlotCache, tokens: np.ndarray) -> None:
-        self.model, self.cache, self.tokens = model, cache, tokens
-
-    def read(self, length: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, Tensor]:
-        """Bring `rows` up to their observations. Rows that start with the same tokens are computed once."""
-        cache = self.cache
-        cache.agree(self.tokens, length, rows)
-        fresh = rows[cache.held[rows] == 0]
-        owner, first = distinct_prompts(self.tokens[fresh], length[fresh])
-        feed = np.concatenate([fresh[first], rows[cache.held[rows] > 0]])
-        state: dict[int, Tensor] = {}
-        for part in split_by_total(feed, (length - cache.held)[feed], PREFILL_TOKENS):
-            count = (length - cache.held)[part]
-            column = ramp(count) + np.repeat(cache.held[part], count)
-            part_rows, hidden = self._feed(part, np.repeat(part, count), column)
-            state.update(zip(part_rows.tolist(), hidden, strict=True))
-        if len(fresh) > len(first):
-            source, sibling = fresh[first][owner], fresh
-            other = source != sibling
-            self._share(source[other], sibling[other], length)
-            state.update((int(t), state[int(s)]) for s, t in zip(source[other], sibling[other], strict=True))
-        return rows, torch.stack([state[int(row)] for row in rows])
-
-    def append(self, rows: np.ndarray, column: np.ndarray, token: np.ndarray) -> tuple[np.ndarray, Tensor]:
-        """Feed one more token to each row, at `column`."""
-        return self._feed(rows, rows, column, token)
-
-    def _share(self, source: np.ndarray, sibling: np.ndarray, length: np.ndarray) -> None:
-        self.cache.copy_prefix(source, sibling, int(length[source].max()))
-        count = length[sibling]
-        flat_rows, columns = np.repeat(sibling, count), ramp(count)
-        self.cache.remember(flat_rows, columns, self.tokens[flat_rows, columns])
-
-    def _feed(
-        self, rows: np.ndarray, flat_rows: np.ndarray, column: np.ndarray, token: np.ndarray | None = None
-    ) -> tuple[np.ndarray, Tensor]:
-        """One forward over flat `(row, column)` tokens; rows come back ordered by slot."""
-        slot = self.cache.bring_forward(rows)
-        order = np.argsort(slot)
-        by_slot = np.argsort(self.cache.slot[flat_rows], kind="stable")
-        flat_rows, column = flat_rows[by_slot], column[by_slot]
-        token = self.tokens[flat_rows, column].astype(np.int64) if token is None else token[by_slot]
-        count = np.bincount(self.cache.slot[flat_rows], minlength=len(rows))
-        start = np.cumsum(count) - count
-        width = ramp(np.array([count.max()]))
-        inside = width < count[:, None]
-        query = np.where(inside, start[:, None] + width, start[:, None])
-        position = torch.from_numpy(column)
-        arrays = (token, self.cache.slot[flat_rows], column, query, np.where(inside, column[query], 0))
-        device = self.cache.data.device
-        ids, slots, positions, queries, query_positions = (torch.from_numpy(a).to(device) for a in arrays)
-        view = CachedView(
-            cache=self.cache.data,
-            slot=slots,
-            position=positions,
-            query=queries,
-            query_position=query_positions,
-            output=torch.from_numpy(np.repeat(np.arange(len(rows)) * len(width), count) + ramp(count)).to(device),
-            num_keys=min(-(-(int(position.max()) + 1) // 32) * 32, self.cache.num_columns),
-        )
-        hidden = self.model.states(ids, positions, view)
-        self.cache.remember(flat_rows, column, token)
-        return rows[order], hidden[torch.from_numpy(np.cumsum(count) - 1).to(device)]
-
-
-class PaddedReader:
-    """The same two verbs for models without the packed path: every call computes the rows from their start."""
-
-    def __init__(self, model: LanguageModel, tokens: np.ndarray) -> None:
-        self.model, self.tokens = model, tokens.astype(np.int64)
-        self.length = np.zeros(len(tokens), np.int64)
-
-    def read(self, length: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, Tensor]:
-        """Hidden states after each row's last token."""
-        self.length[rows] = length[rows]
-        device = self.model.weight.device
-        width = int(self.length[rows].max())
-        tokens = torch.from_numpy(self.tokens[rows, :width]).to(device)
-        lengths = torch.from_numpy(self.length[rows]).to(device)
-        states = self.model.padded_states(tokens, lengths)
-        return rows, states[torch.arange(len(rows), device=device), lengths - 1]
-
-    def append(self, rows: np.ndarray, column: np.ndarray, token: np.ndarray) -> tuple[np.ndarray, Tensor]:
-        """One more token for each row."""
-        self.tokens[rows, column] = token
-        self.length[rows] = column + 1
-        return self.read(self.length, rows)
-
-
-def split_by_total(items: np.ndarray, size: np.ndarray, most: int) -> list[np.ndarray]:
-    """Consecutive parts of `items` whose sizes add up to at most `most` (a single larger one stands alone).
-
-    >>> [part.tolist() for part in split_by_total(np.arange(4), np.array([3, 3, 9, 1]), 6)]
-    [[0, 1], [2], [3]]
-    """
-    parts: list[list[int]] = []
-    total = most + 1
-    for item, n in zip(items, size, strict=True):
-        if total + n > most:
-            parts.append([])
-            total = 0
-        parts[-1].append(item)
-        total += n
-    return [np.array(part) for part in parts]

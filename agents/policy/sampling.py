@@ -13,6 +13,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+BLOCK = 256
+"""Tokens whose probabilities are added up before a point is looked for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
@@ -61,23 +64,61 @@ class Sampling:
         return torch.zeros_like(out).scatter(1, order, out)
 
 
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A token a row and what is known of it."""
+
+    token: Int[Tensor, "R"]
+    logprob: Float[Tensor, "R"]
+    entropy: Float[Tensor, "R"] | None
+    """Nats, of the whole distribution; None unless it was asked for: a second pass over all tokens."""
+
+
 def draw(
-    logits: Float[Tensor, "R V"], uniform: Float[Tensor, "R"], greedy: bool
-) -> tuple[Int[Tensor, "R"], Float[Tensor, "R"], Float[Tensor, "R"]]:
-    """A token a row, its log-probability under `logits`, and the entropy (nats) of the distribution."""
-    total = logits.logsumexp(-1)
-    centred = logits - total[:, None]
-    mass = centred.exp()
-    entropy = entropy_of(mass, centred)
-    if greedy:
-        token = logits.argmax(-1)
-    else:
-        mass = mass.cumsum_(-1)
-        total_mass = mass[:, -1]
-        below = total_mass.nextafter(torch.zeros_like(total_mass))  # float32 rounds 1 - 2^-26 up to the total
-        point = torch.minimum((uniform * total_mass.double()).float(), below)
-        token = torch.searchsorted(mass, point[:, None], right=True)[:, 0]
-    return token, centred.gather(1, token[:, None])[:, 0], entropy
+    logits: Float[Tensor, "R V"], uniform: Float[Tensor, "R"], *, greedy: bool = False, with_entropy: bool = False
+) -> Drawn:
+    """A token a row: the inverse of the cumulative distribution at `uniform`, or the most probable one if `greedy`.
+
+    Two levels, blocks of tokens and tokens of a block: the probabilities are read once, added up in blocks, and only
+    the block that holds the point is looked at again.
+    """
+    top = logits.amax(-1, keepdim=True)
+    centred = logits - top
+    mass = centred.exp() if with_entropy else centred.exp_()
+    upto = block_sums(mass).double().cumsum(-1)
+    total = upto[:, -1:]
+    token = logits.argmax(-1, keepdim=True) if greedy else invert(mass, upto, uniform[:, None].double() * total)
+    log_total = total.log()
+    logprob = (logits.gather(1, token) - top).double() - log_total
+    entropy = None
+    if with_entropy:
+        excluded = centred.clamp(min=torch.finfo(centred.dtype).min)  # 0 times -inf would be NaN
+        entropy = (log_total[:, 0] - (mass * excluded).sum(-1) / total[:, 0]).float()
+    return Drawn(token[:, 0], logprob[:, 0].float(), entropy)
+
+
+def block_sums(mass: Float[Tensor, "R V"]) -> Float[Tensor, "R blocks"]:
+    """Sums over consecutive blocks of `BLOCK` tokens; the last one may be shorter."""
+    whole = mass.shape[1] // BLOCK * BLOCK
+    sums = mass[:, :whole].unflatten(1, (-1, BLOCK)).sum(-1) if whole else mass[:, :0]
+    return sums if whole == mass.shape[1] else torch.cat([sums, mass[:, whole:].sum(-1, keepdim=True)], 1)
+
+
+def invert(
+    mass: Float[Tensor, "R V"], upto: Float[Tensor, "R blocks"], point: Float[Tensor, "R 1"]
+) -> Int[Tensor, "R 1"]:
+    """The token at which the cumulative mass first exceeds `point`; never one without mass."""
+    block = torch.searchsorted(upto, below(point, upto[:, -1:]), right=True)
+    before = upto.gather(1, (block - 1).clamp(min=0)).masked_fill(block == 0, 0.0)
+    column = block * BLOCK + torch.arange(BLOCK, device=mass.device)
+    last = mass.shape[1] - 1
+    inside = mass.gather(1, column.clamp(max=last)).masked_fill(column > last, 0.0).double().cumsum(-1)
+    return block * BLOCK + torch.searchsorted(inside, below(point - before, inside[:, -1:]), right=True)
+
+
+def below(point: Tensor, total: Tensor) -> Tensor:
+    """`point`, but less than `total`: sums that were rounded differently may meet."""
+    return torch.minimum(point, total.nextafter(torch.zeros_like(total)))
 
 
 def entropy_of(mass: Float[Tensor, "R V"], logprob: Float[Tensor, "R V"]) -> Float[Tensor, "R"]:
@@ -85,9 +126,9 @@ def entropy_of(mass: Float[Tensor, "R V"], logprob: Float[Tensor, "R V"]) -> Flo
     return -(mass * logprob.clamp(min=torch.finfo(logprob.dtype).min)).sum(-1)
 
 
-def uniforms(seed: int, episode: Int[Tensor, "R"], position: Int[Tensor, "R"]) -> Float[Tensor, "R"]:
+def uniforms(seed: int | Int[Tensor, ""], episode: Int[Tensor, "R"], position: Int[Tensor, "R"]) -> Float[Tensor, "R"]:
     """One float64 in [0, 1) for each (seed, episode, position), equal on every device."""
-    state = torch.full_like(episode, signed(seed))
+    state = torch.full_like(episode, signed(seed)) if isinstance(seed, int) else seed.expand_as(episode)
     for key in (episode, position):
         state = scramble(state + signed(0x9E3779B97F4A7C15) + key)
     return shift_right(state, 11).double() * 2.0**-53

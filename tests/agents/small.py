@@ -158,6 +158,7 @@ def write(
             max_tokens=max_tokens,
             end_ids=[END],
             sampling=sampling,
+            with_entropy=True,
         )
         for row in np.flatnonzero(live):
             count = action.length[row]

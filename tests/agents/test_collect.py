@@ -306,7 +306,19 @@ def test_metrics_of_a_rollout_by_hand():
     assert metrics["finish/eos"] == pytest.approx(shares[FinishReason.EOS])
     assert metrics["finish/stop"] == pytest.approx(shares[FinishReason.STOP])
     assert metrics["completions/clipped_ratio"] == pytest.approx(shares[FinishReason.BUDGET])
-    assert metrics["entropy"] == pytest.approx(float(rollout.entropy[rollout.mask].mean()))
+    assert rollout.entropy is None
+    assert metrics["entropy"] == pytest.approx(float(-rollout.sampled_logprob[rollout.mask].mean()))
+    assert metrics["rewards/worth/mean"] == pytest.approx(metrics["reward/mean"])
+
+
+def test_entropies_are_recorded_on_request_and_their_mean_is_near_that_of_what_was_drawn():
+    """About 300 tokens whose -log p has a spread of 1 or less: within 0.25 with room to spare."""
+    asked, plain = collected(with_entropy=True), collected()
+    assert torch.equal(asked.rollout.tokens, plain.rollout.tokens)
+    exact = rollout_metrics(asked)["entropy"]
+    assert exact == pytest.approx(float(asked.rollout.entropy[asked.rollout.mask].mean()))
+    assert rollout_metrics(plain)["entropy"] == pytest.approx(exact, abs=0.25)
+    metrics = rollout_metrics(plain)
     assert metrics["rewards/worth/mean"] == pytest.approx(metrics["reward/mean"])
 
 

@@ -17,6 +17,7 @@ from small import (
 )
 
 from agents.policy import LanguageModel, Policy, Sampling
+from agents.policy.decode import Pace
 
 RAGGED = (5, 9, 5, 1, 12, 9)
 GREEDY = Sampling(temperature=0)
@@ -47,6 +48,22 @@ def test_rounds_of_one_token_and_of_eight_write_the_same(family):
     one, eight = write(policy, prompts, max_tokens=1), write(policy, prompts, max_tokens=8)
     assert one.completions == eight.completions
     for a, b in zip(one.logprobs, eight.logprobs, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("pace", [Pace(3), Pace(4, (2, 4, 8)), Pace(100, (1, 64))], ids=str)
+def test_how_often_the_host_looks_changes_nothing(family, pace):
+    """Rows that have ended are computed on for a while, and rows that nobody asked for with them; they leave nothing
+    behind, neither in what is returned nor in the cache that the next round goes on from."""
+    policy, prompts = small_policy(family), prompts_of((*RAGGED, 5, 5))
+    expected = write(policy, prompts, max_tokens=8, budget=20)
+    policy.pace = pace
+    written = write(policy, prompts, max_tokens=8, budget=20)
+    assert written.completions == expected.completions
+    for a, b in zip(written.logprobs, expected.logprobs, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    for a, b in zip(written.entropies, expected.entropies, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
@@ -124,7 +141,7 @@ def test_decoding_reads_one_new_token_a_row_and_round():
 def test_a_prompt_longer_than_one_prefill_is_read_in_parts(monkeypatch):
     prompts = prompts_of((12, 9, 4, 11, 2))
     expected = write(small_policy(), prompts)
-    monkeypatch.setattr("agents.policy.policy.PREFILL_TOKENS", 13)
+    monkeypatch.setattr("agents.policy.reading.PREFILL_TOKENS", 13)
     assert write(small_policy(), prompts).completions == expected.completions
 
 
@@ -246,3 +263,21 @@ def test_a_gpu_writes_what_the_cpu_writes(family):
     prompts = prompts_of(RAGGED)
     cpu, gpu = small_policy(family), small_policy(family).to("cuda")
     assert write(cpu, prompts).completions == write(gpu, prompts).completions
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_captured_steps_write_what_plain_ones_write_before_and_after_the_weights_change(family):
+    """The third round replays graphs; an update in place needs no new ones."""
+    policy, plain = (small_policy(family).to("cuda") for _ in range(2))
+    plain.pace = Pace(1)
+    for number in range(4):
+        if number == 3:
+            graphs = dict(policy._graphs.graphs)
+            for each in (policy, plain):
+                with torch.no_grad():
+                    each.model.weight.mul_(1.5)
+        prompts = prompts_of((*RAGGED, 5, 5), seed=number)
+        assert write(policy, prompts, max_tokens=8).completions == write(plain, prompts, max_tokens=8).completions
+    assert not policy.model.packed or all(policy._graphs.graphs[key] is graph for key, graph in graphs.items())

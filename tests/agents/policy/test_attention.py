@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from agents.policy import attention
-from agents.policy.attention import grouped_attention
+from agents.policy.attention import Sight, grouped_attention
 
 ROWS, QUERIES, KEYS, HEADS, KEY_HEADS, SIZE = 3, 5, 7, 6, 2, 4
 
@@ -30,6 +30,13 @@ def by_hand(q, k, v, visible, scale):
     return out
 
 
+def attended(q, k, v, visible, scale, window=None):
+    """`grouped_attention`, the queries at the last positions of the keys."""
+    position = torch.arange(KEYS).expand(ROWS, -1)
+    sight = Sight(visible, position[:, KEYS - QUERIES :], position)
+    return grouped_attention(q, k.transpose(1, 2), v.transpose(1, 2), sight, scale, window)
+
+
 def fused(monkeypatch):
     monkeypatch.setattr(attention, "PLAIN_SCORES", 0)
 
@@ -41,7 +48,7 @@ def test_it_is_attention(monkeypatch, path, scale):
         fused(monkeypatch)
     q, k, v, visible = inputs()
     expected = by_hand(q, k, v, visible, SIZE**-0.5 if scale is None else scale)
-    torch.testing.assert_close(grouped_attention(q, k, v, visible, scale), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(attended(q, k, v, visible, scale), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_both_paths_have_the_same_gradient_and_hidden_keys_none(monkeypatch):
@@ -52,7 +59,7 @@ def test_both_paths_have_the_same_gradient_and_hidden_keys_none(monkeypatch):
         if path == "fused":
             fused(monkeypatch)
         q, k, v = (x.clone().requires_grad_() for x in arrays)
-        grouped_attention(q, k, v, visible, None).square().sum().backward()
+        attended(q, k, v, visible, None).square().sum().backward()
         gradients.append((q.grad, k.grad, v.grad))
         assert not k.grad[1, 3].any()
         assert not v.grad[1, 3].any()
@@ -62,7 +69,20 @@ def test_both_paths_have_the_same_gradient_and_hidden_keys_none(monkeypatch):
 
 def test_bfloat16_stays_near_float32():
     q, k, v, visible = inputs()
-    expected = grouped_attention(q, k, v, visible, None)
-    rounded = grouped_attention(*(x.bfloat16() for x in (q, k, v)), visible, None)
+    expected = attended(q, k, v, visible, None)
+    rounded = attended(*(x.bfloat16() for x in (q, k, v)), visible, None)
     assert rounded.dtype == torch.bfloat16
     torch.testing.assert_close(rounded.float(), expected, rtol=0, atol=0.04)
+
+
+def test_a_window_hides_what_lies_too_far_back_and_other_layers_see_it():
+    """One `Sight` serves layers with different windows: query i stands at column i + 2 of seven."""
+    q, k, v, _ = inputs()
+    visible = torch.arange(KEYS)[None, :] <= torch.arange(KEYS - QUERIES, KEYS)[:, None]
+    visible = visible.expand(ROWS, -1, -1)
+    near = visible & (torch.arange(KEYS - QUERIES, KEYS)[:, None] - torch.arange(KEYS)[None, :] < 2)
+    position = torch.arange(KEYS).expand(ROWS, -1)
+    sight = Sight(visible, position[:, KEYS - QUERIES :], position)
+    for window, seen in ((None, visible), (2, near), (None, visible)):
+        out = grouped_attention(q, k.transpose(1, 2), v.transpose(1, 2), sight, 0.5, window)
+        torch.testing.assert_close(out, by_hand(q, k, v, seen, 0.5), rtol=1e-5, atol=1e-6)

@@ -34,6 +34,12 @@ def truncated(logits, sampling):
     return [weights[i] / mass if i in kept else 0.0 for i in range(len(weights))]
 
 
+def drawn(logits, uniform, **options):
+    """Token, log-probability and entropy."""
+    result = draw(logits, uniform, with_entropy=True, **options)
+    return result.token, result.logprob, result.entropy
+
+
 @torch.no_grad()
 def distributions(policy, prompt, completion, sampling):
     """The truncated distribution before each token of the completion, from transformers' own forward pass."""
@@ -81,7 +87,7 @@ def test_a_chosen_token_that_top_k_excludes_now_keeps_a_finite_log_probability()
 
 def test_greedy_takes_the_most_probable_token_and_reports_the_untempered_distribution():
     logits = torch.tensor([[0.15, 0.5, 0.05, 0.3]]).log()
-    token, logprob, entropy = draw(Sampling(temperature=0).logits(logits), torch.tensor([0.99]).double(), True)
+    token, logprob, entropy = drawn(Sampling(temperature=0).logits(logits), torch.tensor([0.99]).double(), greedy=True)
     assert token.tolist() == [1]
     assert logprob.tolist() == pytest.approx([math.log(0.5)])
     assert entropy.tolist() == pytest.approx([-sum(p * math.log(p) for p in (0.15, 0.5, 0.05, 0.3))])
@@ -90,15 +96,34 @@ def test_greedy_takes_the_most_probable_token_and_reports_the_untempered_distrib
 def test_a_token_is_the_inverse_of_the_cumulative_distribution():
     logits = torch.tensor([[0.15, 0.5, 0.05, 0.3]]).log().expand(6, -1)
     points = torch.tensor([0.0, 0.149, 0.151, 0.649, 0.69, 0.71]).double()
-    assert draw(logits, points, False)[0].tolist() == [0, 0, 1, 1, 2, 3]
+    assert draw(logits, points).token.tolist() == [0, 0, 1, 1, 2, 3]
 
 
 def test_the_largest_uniform_never_chooses_an_excluded_token():
     """1 - 2^-53 rounds to 1 in float32, which no cumulative probability exceeds."""
     logits = torch.tensor([[2.0, 1.0, -math.inf], [0.0, -math.inf, -math.inf]])
-    token, logprob, _ = draw(logits, torch.full((2,), 1 - 2.0**-53).double(), False)
+    token, logprob, _ = drawn(logits, torch.full((2,), 1 - 2.0**-53).double())
     assert token.tolist() == [1, 0]
     assert logprob.isfinite().all()
+
+
+@pytest.mark.parametrize("size", [1, 255, 256, 257, 512, 1000])
+def test_a_token_of_many_is_where_a_plain_cumulative_sum_in_float64_passes_the_point(size):
+    """A third of the tokens have no mass, the first and the last among them; 500 points."""
+    generator = torch.Generator().manual_seed(size)
+    logits = 3 * torch.randn(size, generator=generator)
+    if size > 1:
+        logits[::3] = logits[-1] = -math.inf
+    points = torch.rand(500, generator=generator, dtype=torch.float64)
+    cumulative = np.cumsum(logits.double().exp().numpy())
+    expected = np.searchsorted(cumulative, points.numpy() * cumulative[-1], side="right")
+    result = draw(logits.expand(500, -1), points)
+    unsure = np.abs(points.numpy()[:, None] - cumulative / cumulative[-1]).min(1) < 1e-6  # float32 may differ there
+    assert unsure.mean() < 0.02
+    assert (result.token.numpy() == expected)[~unsure].all()
+    assert logits[result.token].isfinite().all()
+    assert result.entropy is None
+    torch.testing.assert_close(result.logprob, logits.log_softmax(-1)[result.token])
 
 
 def test_frequencies_match_the_probabilities():
@@ -106,7 +131,7 @@ def test_frequencies_match_the_probabilities():
     mass = torch.tensor([0.15, 0.5, 0.05, 0.3])
     episode = torch.arange(200).repeat_interleave(100)
     position = torch.arange(100).repeat(200)
-    tokens, _, _ = draw(mass.log().expand(20_000, -1), uniforms(3, episode, position), False)
+    tokens = draw(mass.log().expand(20_000, -1), uniforms(3, episode, position)).token
     expected = mass * 20_000
     assert float(((tokens.bincount(minlength=4) - expected) ** 2 / expected).sum()) < 16.27
 

@@ -1,0 +1,156 @@
+"""Bringing a model's state up to an observation, and one token further: with the slot cache, or without one."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agents.policy.attention import CachedView, NextView, Sight
+from agents.policy.cache import SlotCache
+from agents.policy.model import LanguageModel
+from agents.policy.packing import distinct_prompts, ramp
+
+PREFILL_TOKENS = 2048
+"""Prompt tokens that are computed at once: enough for full speed, few enough that activations stay small."""
+KEY_STEP = 256
+"""On a GPU a step reads a multiple of this many columns: each number is one captured graph."""
+
+
+class CachedReader:
+    """Feeds the tokens that the cache does not hold yet; returns the hidden state after each row's last."""
+
+    def __init__(self, model: LanguageModel, cache: SlotCache, tokens: np.ndarray) -> None:
+        self.model, self.cache, self.tokens = model, cache, tokens
+
+    def read(self, length: np.ndarray, rows: np.ndarray) -> Tensor:
+        """Bring `rows` up to their observations. Rows that start with the same tokens are computed once."""
+        cache = self.cache
+        cache.agree(self.tokens, length, rows)
+        fresh = rows[cache.held[rows] == 0]
+        owner, first = distinct_prompts(self.tokens[fresh], length[fresh])
+        feed = np.concatenate([fresh[first], rows[cache.held[rows] > 0]])
+        state: dict[int, Tensor] = {}
+        for part in split_by_total(feed, (length - cache.held)[feed], PREFILL_TOKENS):
+            count = (length - cache.held)[part]
+            column = ramp(count) + np.repeat(cache.held[part], count)
+            part_rows, hidden = self._feed(part, np.repeat(part, count), column)
+            state.update(zip(part_rows.tolist(), hidden, strict=True))
+        if len(fresh) > len(first):
+            source, sibling = fresh[first][owner], fresh
+            other = source != sibling
+            self._share(source[other], sibling[other], length)
+            state.update((int(t), state[int(s)]) for s, t in zip(source[other], sibling[other], strict=True))
+        return torch.stack([state[int(row)] for row in rows])
+
+    def arrange(self, rows: np.ndarray) -> np.ndarray:
+        """Give `rows` the first slots; returns the order in which they stand there (positions in `rows`)."""
+        return np.argsort(self.cache.bring_forward(rows))
+
+    def make_room(self, longest: int) -> int:
+        """Have room for `longest` tokens a row and one more; returns how many columns a step shall read."""
+        self.cache.widen(longest + 1)
+        if self.cache.grows:
+            return self.cache.data.shape[4]
+        return min(-(-longest // KEY_STEP) * KEY_STEP, self.cache.data.shape[4])
+
+    def next_states(self, token: Tensor, position: Tensor, going: Tensor, num_keys: int) -> Tensor:
+        """States after one more token in each of the first slots.
+
+        Rows that are not `going` are computed but leave nothing behind. No index here depends on a number that only
+        the device knows, so that the call can be captured.
+        """
+        here = torch.where(going, position, 0)
+        nowhere = self.cache.data.shape[4] - 1  # a column that no row has reached yet
+        column = torch.where(going, position, nowhere)
+        return self.model.states(token, here, NextView(self.cache.data, here, column, num_keys))
+
+    def committed(self, rows: np.ndarray, columns: np.ndarray, tokens: np.ndarray) -> None:
+        """Note what `next_states` has been given (flat, columns ascending within a row)."""
+        self.cache.remember(rows, columns, tokens)
+
+    def _share(self, source: np.ndarray, sibling: np.ndarray, length: np.ndarray) -> None:
+        self.cache.copy_prefix(source, sibling, int(length[source].max()))
+        count = length[sibling]
+        flat_rows, columns = np.repeat(sibling, count), ramp(count)
+        self.cache.remember(flat_rows, columns, self.tokens[flat_rows, columns])
+
+    def _feed(self, rows: np.ndarray, flat_rows: np.ndarray, column: np.ndarray) -> tuple[np.ndarray, Tensor]:
+        """One forward over flat `(row, column)` tokens; rows come back ordered by slot."""
+        slot = self.cache.bring_forward(rows)
+        self.cache.widen(int(column.max()) + 1)
+        order = np.argsort(slot)
+        by_slot = np.argsort(self.cache.slot[flat_rows], kind="stable")
+        flat_rows, column = flat_rows[by_slot], column[by_slot]
+        token = self.tokens[flat_rows, column].astype(np.int64)
+        count = np.bincount(self.cache.slot[flat_rows], minlength=len(rows))
+        start = np.cumsum(count) - count
+        width = ramp(np.array([count.max()]))
+        inside = width < count[:, None]
+        query = np.where(inside, start[:, None] + width, start[:, None])
+        query_position = np.where(inside, column[query], 0)
+        num_keys = int(column.max()) + 1
+        key_position = np.arange(num_keys)[None]
+        output = np.repeat(np.arange(len(rows)) * len(width), count) + ramp(count)
+        arrays = (token, self.cache.slot[flat_rows], column, query, output, query_position, key_position)
+        device = self.cache.data.device
+        ids, slots, positions, queries, outputs, seeing, seen = (torch.from_numpy(a).to(device) for a in arrays)
+        sight = Sight(seen[:, None, :] <= seeing[:, :, None], seeing, seen)
+        view = CachedView(self.cache.data, slots, positions, queries, sight, outputs)
+        hidden = self.model.states(ids, positions, view)
+        self.cache.remember(flat_rows, column, token)
+        return rows[order], hidden[torch.from_numpy(np.cumsum(count) - 1).to(device)]
+
+
+class PaddedReader:
+    """The same verbs for models without the packed path: every call computes the rows from their start."""
+
+    def __init__(self, model: LanguageModel, tokens: np.ndarray) -> None:
+        self.model, self.tokens = model, torch.from_numpy(tokens.astype(np.int64)).to(model.weight.device)
+        self.rows = np.arange(len(tokens))
+
+    def read(self, length: np.ndarray, rows: np.ndarray) -> Tensor:
+        """Hidden states after each row's last token."""
+        self.rows = rows
+        return self._states(torch.from_numpy(length[rows]).to(self.tokens.device))
+
+    def arrange(self, rows: np.ndarray) -> np.ndarray:
+        """As they are."""
+        self.rows = rows
+        return np.arange(len(rows))
+
+    def make_room(self, longest: int) -> int:
+        """There is always room."""
+        return longest
+
+    def next_states(self, token: Tensor, position: Tensor, going: Tensor, num_keys: int) -> Tensor:
+        """States after one more token in each row."""
+        rows = torch.from_numpy(self.rows).to(token.device)
+        column = position.clamp(max=self.tokens.shape[1] - 1)
+        self.tokens[rows, column] = torch.where(going, token, self.tokens[rows, column])
+        return self._states(torch.where(going, position + 1, 1))
+
+    def committed(self, rows: np.ndarray, columns: np.ndarray, tokens: np.ndarray) -> None:
+        """Nothing is kept."""
+
+    def _states(self, length: Tensor) -> Tensor:
+        rows = torch.from_numpy(self.rows).to(self.tokens.device)
+        states = self.model.padded_states(self.tokens[rows, : int(length.max())], length)
+        return states[torch.arange(len(rows), device=states.device), length - 1]
+
+
+def split_by_total(items: np.ndarray, size: np.ndarray, most: int) -> list[np.ndarray]:
+    """Consecutive parts of `items` whose sizes add up to at most `most` (a single larger one stands alone).
+
+    >>> [part.tolist() for part in split_by_total(np.arange(4), np.array([3, 3, 9, 1]), 6)]
+    [[0, 1], [2], [3]]
+    """
+    parts: list[list[int]] = []
+    total = most + 1
+    for item, n in zip(items, size, strict=True):
+        if total + n > most:
+            parts.append([])
+            total = 0
+        parts[-1].append(item)
+        total += n
+    return [np.array(part) for part in parts]
