@@ -20,8 +20,8 @@ class SlotCache:
 
     The store is allocated once for all L columns. On a CPU the view of it, `data`, has only as many columns C as are in
     use, a quarter more at a time: a batched product over rows and heads then reads one dense array, and no column that
-    nobody needs. On a GPU, whose captured steps know addresses, C is L + 1 from the start: no row fills the last one, so
-    rows that have nothing to say write there.
+    nobody needs. On a GPU, whose captured steps know addresses, C is L + 1 from the start: no row fills the last one,
+    so rows that have nothing to say write there.
     """
 
     def __init__(self, num_rows: int, num_columns: int, shape: tuple[int, int, int], like: Tensor) -> None:

@@ -1,45 +1,93 @@
 """The language-model head, applied only where a policy token is predicted, a few rows of logits at a time.
 
-[tokens, vocabulary] is the largest array of a training step by far. Here it exists for one chunk: the forward keeps
-nothing of it and the backward computes the chunk's logits again (one more product, about 7 % of an update at 135M).
+[tokens, vocabulary] is the largest array of a training step by far. Here it exists for one chunk: the forward keeps one
+number a row of it, and the backward computes the chunk's logits again (one more product, about 7 % of an update at
+135M) and turns them into their gradient in closed form. The weights' gradient is added up over the chunks in float32:
+rounded chunk by chunk in bfloat16, it would lose what is small.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from agents.policy.sampling import Sampling, entropy_of
 
 CHUNK_ROWS = 512
 
+Head = Callable[[Tensor], Tensor]
+
 
 def score_tokens(
-    head: Callable[[Tensor], Tensor],
+    head: Head,
     hidden: Float[Tensor, "R H"],
     target: Int[Tensor, "R"],
     sampling: Sampling,
     *,
+    weights: Sequence[Tensor] = (),
     with_entropy: bool = False,
 ) -> tuple[Float[Tensor, "R"], Float[Tensor, "R"] | None]:
     """Log-probability of each target under the distribution that is sampled from and, on request, that distribution's
-    entropy (nats), both float32 and with gradient."""
+    entropy (nats), both float32 and with gradient in `hidden` and in those `weights` of the head that want one."""
+    wanted = [weight for weight in weights if weight.requires_grad]
+    logprob, entropy = TokenScores.apply(head, sampling, with_entropy, hidden, target, *wanted)
+    return logprob, entropy if with_entropy else None
 
-    def score(h: Tensor, t: Tensor) -> tuple[Tensor, ...]:
-        z = sampling.logits(head(h), t)
-        total = z.logsumexp(-1)
-        logprob = z.gather(1, t[:, None])[:, 0] - total
-        if not with_entropy:
-            return (logprob,)
-        centred = z - total[:, None]
-        return logprob, entropy_of(centred.exp(), centred)
 
-    chunks = []
-    for h, t in zip(hidden.split(CHUNK_ROWS), target.split(CHUNK_ROWS), strict=True):
-        chunks.append(checkpoint(score, h, t, use_reentrant=False) if torch.is_grad_enabled() else score(h, t))
-    logprob, *entropy = (torch.cat(parts) for parts in zip(*chunks, strict=True))
-    return logprob, entropy[0] if entropy else None
+class TokenScores(torch.autograd.Function):
+    """`score_tokens`; without `with_entropy` the entropies are an empty tensor."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, head: Head, sampling: Sampling, with_entropy: bool, hidden: Tensor, target: Tensor, *weights: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and entropies `[R]`."""
+        logprob, total = torch.empty((2, len(target)), device=hidden.device)
+        entropy = torch.empty(len(target) if with_entropy else 0, device=hidden.device)
+        for part in chunks(len(target)):
+            z = sampling.logits(head(hidden[part]), target[part])
+            total[part] = z.logsumexp(-1)
+            logprob[part] = z.gather(1, target[part, None])[:, 0] - total[part]
+            if with_entropy:
+                centred = z - total[part, None]
+                entropy[part] = entropy_of(centred.exp(), centred)
+        ctx.save_for_backward(hidden, target, total, entropy, *weights)
+        ctx.head, ctx.sampling = head, sampling
+        return logprob, entropy
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """D log p(t) = onehot(t) - p, and d H = -p (log p + H), in the logits."""
+        hidden, target, total, entropy, *weights = ctx.saved_tensors
+        by_logprob, by_entropy = gradients
+        by_hidden = torch.empty_like(hidden)
+        by_weight = [torch.zeros_like(weight, dtype=torch.float32) for weight in weights]
+        for part in chunks(len(target)):
+            with torch.enable_grad():
+                h = hidden[part].detach().requires_grad_()
+                raw = ctx.head(h)
+            with torch.no_grad():
+                centred = ctx.sampling.logits(raw.detach(), target[part]) - total[part, None]
+                mass = centred.exp()
+                slope = by_logprob[part, None].expand_as(mass)
+                if len(entropy):
+                    finite = centred.clamp_(min=torch.finfo(centred.dtype).min)  # 0 times -inf would be NaN
+                    slope = slope + by_entropy[part, None] * (finite + entropy[part, None])
+                change = mass.mul_(-slope).scatter_add_(1, target[part, None], by_logprob[part, None])
+                if ctx.sampling.temperature not in (0, 1):
+                    change /= ctx.sampling.temperature
+            found = torch.autograd.grad(raw, [h, *weights], change.to(raw.dtype))
+            by_hidden[part] = found[0]
+            for add, weight in zip(by_weight, found[1:], strict=True):
+                add += weight
+        rounded = (add.to(weight.dtype) for add, weight in zip(by_weight, weights, strict=True))
+        return None, None, None, by_hidden, None, *rounded
+
+
+def chunks(num_rows: int) -> Iterator[slice]:
+    """Consecutive parts of at most `CHUNK_ROWS`."""
+    return (slice(start, min(start + CHUNK_ROWS, num_rows)) for start in range(0, num_rows, CHUNK_ROWS))

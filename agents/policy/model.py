@@ -76,6 +76,11 @@ class LanguageModel(nn.Module):
         mask = (torch.arange(tokens.shape[1], device=tokens.device) < length[:, None]).long()
         return self.model.base_model(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
 
+    @property
+    def head_weights(self) -> list[nn.Parameter]:
+        """What `head` depends on; the matrix may be the input embeddings' own."""
+        return list(self.model.get_output_embeddings().parameters())
+
     def head(self, hidden: Float[Tensor, "R H"]) -> Float[Tensor, "R V"]:
         """Logits, with the scale and soft cap that some families put behind the head."""
         config = self._text_config

@@ -150,7 +150,12 @@ class Policy(nn.Module):
 
         hidden = states(self.model)
         logprob, entropy = score_tokens(
-            self.head, hidden[places.predict], places.target, self.sampling, with_entropy=with_entropy
+            self.head,
+            hidden[places.predict],
+            places.target,
+            self.sampling,
+            weights=self.model.head_weights,
+            with_entropy=with_entropy,
         )
         value = final = None
         if self.value_head is not None:
