@@ -75,7 +75,7 @@ class TokenScores(torch.autograd.Function):
                 mass = centred.exp()
                 slope = by_logprob[part, None].expand_as(mass)
                 if len(entropy):
-                    finite = centred.clamp_(min=torch.finfo(centred.dtype).min)  # 0 times -inf would be NaN
+                    finite = centred.masked_fill_(mass == 0, 0.0)  # 0 times -inf would be NaN
                     slope = slope + by_entropy[part, None] * (finite + entropy[part, None])
                 change = mass.mul_(-slope).scatter_add_(1, target[part, None], by_logprob[part, None])
                 if ctx.sampling.temperature not in (0, 1):

@@ -69,7 +69,7 @@ def test_a_frozen_head_passes_the_gradient_on_and_gets_none():
 
 
 def test_the_gradient_of_the_weights_is_added_up_in_float32(monkeypatch):
-    """400 rows whose gradients are small and equal, one a chunk: in bfloat16 the sum would stop growing at 256 of them."""
+    """400 gradients of a half, one a chunk: in bfloat16 their sum would stop growing at 128."""
     monkeypatch.setattr("agents.policy.head.CHUNK_ROWS", 1)
     head = nn.Linear(1, 2, bias=False).bfloat16()
     nn.init.zeros_(head.weight)
