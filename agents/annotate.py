@@ -1,8 +1,9 @@
 """What a rollout still needs before it can be learned from: scores under the old policy, the critic, the reference.
 
 The old policy is the one that acted. With one optimizer step per rollout it *is* the policy being updated, and its
-log-probabilities come for free (the ratio is `exp(logprob - logprob.detach())`, exactly 1). With several, one pass in
-the training numerics gives them; the sampler's own differ by its number format, in bfloat16 by more than a clip range.
+log-probabilities come for free (the ratio is `exp(logprob - logprob.detach())`, exactly 1). With several, the sampler's
+own serve in float32, where they differ by a few millionths; in bfloat16, where they differ by as much as a clip range,
+one pass in the training numerics gives them.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ def annotate(rollout: Rollout, policy: Policy, reference: Policy | None, config:
     if policy.value_head is not None:
         scores = policy.score(rollout, microbatch_tokens=config.microbatch_tokens, with_final_value=True)
         rollout = rollout.with_(value=scores.value, final_value=scores.final_value, old_logprob=scores.logprob)
+    elif several_steps(config, len(rollout)) and policy.model.weight.dtype == torch.float32:
+        rollout = rollout.with_(old_logprob=rollout.sampled_logprob)
     elif several_steps(config, len(rollout)):
         scores = policy.score(rollout, microbatch_tokens=config.microbatch_tokens)
         rollout = rollout.with_(old_logprob=scores.logprob)

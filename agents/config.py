@@ -145,6 +145,8 @@ class TrainConfig:
     keep_checkpoints: int = 1
     """Besides the one that did best on held-out problems."""
     seed: int = 0
+    strict: bool = False
+    """Repeat bit for bit: the same settings, machine and number of threads give the same weights."""
     threads: int | None = None
     """Of torch on the CPU; null: torch decides."""
     resume: str | None = None

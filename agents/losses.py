@@ -60,6 +60,29 @@ def penalty_surrogate(
     return _keep(mask, -ratio * advantage)
 
 
+@torch.no_grad()
+def sampler_correction(
+    old_logprob: Float[Tensor, "*shape"],
+    sampled_logprob: Float[Tensor, "*shape"],
+    *,
+    cap: float,
+    mask: Bool[Tensor, "*shape"] | None = None,
+) -> Float[Tensor, "*shape"]:
+    """The weight `min(exp(old - sampled), cap)` of a token that a sampler of other numerics chose.
+
+    The objective is an expectation under the old policy as training computes it; what was drawn comes from the
+    sampler's rounding of it. Raises `ValueError` unless `cap` is at least 1. Source: truncated importance sampling,
+    Ionides 2008; for samplers of other numerics see arXiv 2510.26788. Here token by token.
+
+    >>> sampler_correction(torch.tensor([-1.0, -1.0]), torch.tensor([-1.0, -3.0]), cap=2.0)
+    tensor([1., 2.])
+    """
+    if not cap >= 1:
+        raise ValueError(f"sampler_correction must be at least 1 (it is the largest weight), got {cap}")
+    log_ratio = _keep(mask, old_logprob) - _keep(mask, sampled_logprob)
+    return log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp().clamp(max=cap)
+
+
 def value_loss(
     value: Float[Tensor, "*shape"],
     target: Float[Tensor, "*shape"],

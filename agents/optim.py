@@ -46,6 +46,9 @@ class OptimConfig:
     """Rows per optimizer step; None takes the whole rollout. Groups stay together."""
     microbatch_tokens: int = 2048
     """Packed tokens that are forwarded and differentiated at once: memory, nothing else."""
+    checkpoint_activations: bool | None = None
+    """Forward each layer again in the backward pass instead of keeping what it computed: memory for a third more
+    time. null: only where the run would not fit otherwise."""
     aggregation: str = "token_mean"
     """`token_mean`, `sequence_mean` or `constant` (see `agents.losses.token_weights`)."""
     max_grad_norm: float = 1.0

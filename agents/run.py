@@ -16,10 +16,11 @@ from agents.collect import Collected, collect
 from agents.config import TrainConfig
 from agents.evaluate import Examination, examine
 from agents.grpo import GRPO
+from agents.memory import free_bytes
 from agents.metrics import truncate_after
 from agents.observe import rollout_metrics
 from agents.policy import Policy
-from agents.policy.hardware import has_fast_bfloat16, keep_freed_memory, peak_memory_gb, pick_device
+from agents.policy.hardware import has_fast_bfloat16, keep_freed_memory, peak_memory_gb, pick_device, repeat_exactly
 from agents.ppo import PPO
 from agents.run_folder import RunFolder, default_name
 from agents.setup import (
@@ -28,6 +29,7 @@ from agents.setup import (
     build_environments,
     build_policy,
     check_context,
+    fit_into_memory,
     tokenizer_of,
 )
 
@@ -151,13 +153,32 @@ def next_problems(num_problems: int, start: int, count: int, seed: int) -> np.nd
     return np.concatenate(passes)[start - first * num_problems :][:count]
 
 
+def fitted(config: TrainConfig, envs: Environments, device: torch.device, say: Callable[[str], None]) -> Environments:
+    """The environments, with fewer rows where memory is short; the update's settings are adapted in `config`."""
+    num_rows = max(envs.train.num_envs, envs.test.num_envs)
+    plan = fit_into_memory(config, envs.train, num_rows, device, free_bytes(device))
+    if plan is None or not plan.changes:
+        return envs
+    say(f"Memory is short; the same results, more slowly, with {', '.join(plan.changes)}.")
+    config.agent.optim.microbatch_tokens = plan.microbatch_tokens
+    config.agent.optim.checkpoint_activations = plan.checkpoint_activations
+    if plan.num_rows == num_rows:
+        return envs
+    config.env.rows = min(plan.num_rows, config.env.rows or plan.num_rows)
+    envs.close()
+    return build_environments(config, tokenizer_of(config.policy, say))
+
+
 def prepare(config: TrainConfig, settings: dict[str, Any], say: Callable[[str], None] = print) -> Run:
     """Build a run, mistakes first: settings and columns are checked before any weight is loaded."""
     torch.set_num_threads(config.threads or torch.get_num_threads())
     keep_freed_memory()
+    if config.strict:
+        repeat_exactly()
     device = pick_device(config.policy.device)
     envs = build_environments(config, tokenizer_of(config.policy, say))
     check_context(config.policy, envs.train)
+    envs = fitted(config, envs, device, say)
     name = config.name or default_name(config.agent.name, envs.train.task.name, config.seed)
     folder = RunFolder(Path(config.resume) if config.resume is not None else Path(config.runs) / name)
     if config.resume is None:

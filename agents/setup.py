@@ -15,6 +15,7 @@ from transformers import AutoConfig
 
 from agents.config import EnvConfig, PolicyConfig, TrainConfig
 from agents.grpo import GRPO, GRPOConfig
+from agents.memory import Demand, ModelSize, Plan, plan
 from agents.optim import Optimizer
 from agents.policy import LanguageModel, Policy, Sampling, ValueHead
 from agents.policy.hardware import pick_device, pick_dtype
@@ -99,6 +100,26 @@ def check_context(config: PolicyConfig, env: TextVectorEnv) -> None:
         )
 
 
+def fit_into_memory(
+    config: TrainConfig, env: TextVectorEnv, num_rows: int, device: torch.device, free: int | None
+) -> Plan | None:
+    """How the run fits into `free` bytes; None for a random tiny model, which always does. Raises `ValueError` with the
+    arithmetic where it does not."""
+    if config.policy.model == TINY:
+        return None
+    agent = config.agent
+    demand = Demand(
+        num_rows=num_rows,
+        num_columns=env.single_observation_space["tokens"].shape[0],  # type: ignore[index]
+        microbatch_tokens=agent.optim.microbatch_tokens,
+        dtype=pick_dtype(config.policy.precision, device),
+        trained_models=2 if agent.critic == "separate" else 1,
+        frozen_models=int(agent.needs_reference),
+        checkpoint_activations=agent.optim.checkpoint_activations,
+    )
+    return plan(ModelSize.of(AutoConfig.from_pretrained(resolve(config.policy.model))), demand, free)
+
+
 def build_model(config: PolicyConfig, vocabulary: int, device: torch.device, seed: int, say: Say) -> LanguageModel:
     """The language model in float32."""
     if config.model == TINY:
@@ -110,6 +131,8 @@ def build_policy(config: TrainConfig, vocabulary: int, say: Say = print) -> Poli
     """The policy in float32, with the critic that the agent asks for."""
     device = pick_device(config.policy.device)
     model = build_model(config.policy, vocabulary, device, config.seed, say)
+    if config.agent.optim.checkpoint_activations:
+        model.checkpoint_activations()
     critic = config.agent.critic
     return Policy(
         model,

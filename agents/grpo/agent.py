@@ -17,7 +17,7 @@ from agents.advantages import group_advantages, zero_variance_share
 from agents.annotate import annotate, kl_metrics
 from agents.grpo.config import GRPOConfig
 from agents.kl import kl_penalty, shaped_reward
-from agents.losses import clipped_surrogate, entropy_bonus, surrogate_report
+from agents.losses import clipped_surrogate, entropy_bonus, sampler_correction, surrogate_report
 from agents.optim import Optimizer, TokenLoss
 from agents.policy import Policy
 from agents.rollout import Rollout
@@ -55,6 +55,8 @@ class GRPO:
         mask, low, high = rollout.mask, c.clip_low, c.clip_high
         loss = clipped_surrogate(logprob, old, advantage, clip_low=low, clip_high=high, mask=mask)
         report = surrogate_report(logprob, old, advantage, mask, clip_low=low, clip_high=high)
+        if c.sampler_correction is not None:
+            loss = loss * sampler_correction(old, rollout.sampled_logprob, cap=c.sampler_correction, mask=mask)
         report["policy_loss"] = loss.detach()
         if self._penalizes:
             reference = rollout.known("reference_logprob")

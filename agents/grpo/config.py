@@ -24,6 +24,9 @@ class GRPOConfig:
     """The ratio is clipped at 1 - clip_low ..."""
     clip_high: float = 0.2
     """... and 1 + clip_high."""
+    sampler_correction: float | None = None
+    """Weigh each token's objective by exp(old - sampled log-probability), at most this: corrects for a sampler that
+    computes in other numerics. null: leave it (float32 needs none; the metrics show `sampling/logprob_difference`)."""
     entropy_coef: float = 0.0
     """Weight of an entropy bonus; above 0 every row is computed, also those of groups without variance."""
     kl_coef: float = 0.0
@@ -46,6 +49,8 @@ class GRPOConfig:
             self.scale_advantages in SCALES,
             f"agent.scale_advantages must be one of {', '.join(SCALES)}, got {self.scale_advantages!r}",
         )
+        cap = self.sampler_correction
+        require(cap is None or cap >= 1, f"agent.sampler_correction must be at least 1 or null, got {cap}")
         require(0 <= self.clip_low <= 1, f"agent.clip_low must be in [0, 1], got {self.clip_low}")
         require(self.clip_high >= 0, f"agent.clip_high must be at least 0, got {self.clip_high}")
         for name in ("kl_coef", "entropy_coef"):

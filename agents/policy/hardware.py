@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import resource
 import sys
 
@@ -40,6 +41,14 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     if name not in PRECISIONS:
         raise ValueError(f"policy.precision must be auto, {' or '.join(PRECISIONS)}, got {name!r}")
     return PRECISIONS[name]
+
+
+def repeat_exactly() -> None:
+    """Only operations whose results repeat bit for bit on this machine; torch refuses the others by name."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = False
 
 
 def keep_freed_memory() -> None:

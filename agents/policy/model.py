@@ -8,11 +8,14 @@ says so once. Which of the two is decided by trying: a short text must get the l
 from __future__ import annotations
 
 import warnings
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from agents.policy import attention
 from agents.policy.attention import PackedView, View
@@ -63,6 +66,17 @@ class LanguageModel(nn.Module):
         """Forget that copy."""
         for product in self.products:
             product.release()
+
+    def checkpoint_activations(self) -> None:
+        """Keep only what enters each layer, and compute the layer again in the backward pass. Raises `ValueError` for a
+        model whose layers do not offer it."""
+        layers = [m for m in self.model.modules() if isinstance(m, GradientCheckpointingLayer)]
+        if not layers:
+            raise ValueError(f"agent.optim.checkpoint_activations=true: {type(self.model).__name__} does not offer it")
+        for layer in layers:
+            layer.gradient_checkpointing = True
+            layer.training = True  # its own switch for this; what is inside it stays in evaluation mode
+            layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)  # type: ignore[assignment]
 
     def states(self, tokens: Tensor, position: Tensor, view: View) -> Float[Tensor, "T H"]:
         """Hidden states of a packed row."""

@@ -19,7 +19,15 @@ from torch import Tensor
 from agents.advantages import explained_variance, gae, whiten
 from agents.annotate import annotate, kl_metrics
 from agents.kl import Controller, HalvingKL, k3, shaped_reward
-from agents.losses import clipped_surrogate, entropy_bonus, masked_mean, penalty_surrogate, surrogate_report, value_loss
+from agents.losses import (
+    clipped_surrogate,
+    entropy_bonus,
+    masked_mean,
+    penalty_surrogate,
+    sampler_correction,
+    surrogate_report,
+    value_loss,
+)
 from agents.optim import Optimizer, TokenLoss
 from agents.policy import Policy
 from agents.ppo.config import PPOConfig
@@ -81,6 +89,9 @@ class PPO:
         scores = self.policy.evaluate(rollout, with_entropy=c.entropy_coef > 0)
         assert scores.value is not None
         objective, report = self._objective(scores.logprob, old, advantage, mask)
+        if c.sampler_correction is not None:
+            cap = c.sampler_correction
+            objective = objective * sampler_correction(old, rollout.sampled_logprob, cap=cap, mask=mask)
         error = value_loss(
             scores.value, target, old_value=rollout.value, clip=c.value_clip, kind=c.value_loss, mask=mask
         )

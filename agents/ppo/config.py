@@ -57,6 +57,9 @@ class PPOConfig:
     """End the update when a minibatch's KL to the old policy exceeds this (nats per token)."""
     max_kl_reference: float | None = None
     """The same for the KL to the reference policy; needs kl_coef > 0."""
+    sampler_correction: float | None = None
+    """Weigh each token's objective by exp(old - sampled log-probability), at most this: corrects for a sampler that
+    computes in other numerics. null: leave it (float32 needs none; the metrics show `sampling/logprob_difference`)."""
     truncation: str = "bootstrap"
     """Where the environment truncates: `bootstrap` with V, or `terminal`."""
     optim: OptimConfig = field(
@@ -80,6 +83,8 @@ class PPOConfig:
         for name in ("value_clip", "max_kl_old", "max_kl_reference"):
             x = getattr(self, name)
             require(x is None or x > 0, f"agent.{name} must be positive or null, got {x}")
+        cap = self.sampler_correction
+        require(cap is None or cap >= 1, f"agent.sampler_correction must be at least 1 or null, got {cap}")
         for name, known in (
             ("objective", ("clip", "penalty")),
             ("critic", CRITICS),

@@ -6,6 +6,7 @@ import pytest
 import torch
 from small import distance, make_rollout, prompts_of, small_policy, weights_of
 
+from agents.annotate import annotate
 from agents.grpo import GRPO, GRPOConfig
 from agents.optim import OptimConfig, Optimizer
 from agents.policy import Evaluation, Policy
@@ -73,6 +74,26 @@ def test_several_updates_are_clipped():
     assert result.report["clip_ratio/high"][:, 0].tolist() == [1, 0, 0, 0]
     assert result.report["clip_ratio/low"][:, 0].tolist() == [0, 0, 0, 1]
     assert result.report["ratio/mean"][:, 0].tolist() == pytest.approx([up, up, down, down])
+
+
+def test_the_samplers_numerics_are_corrected_for_on_request():
+    """The sampler had -1.5, -0.5, -1, -3 where training has -1: weights exp(.5), exp(-.5), 1 and exp(2), capped at 2."""
+    policy = Given([[-1.0]] * 4)
+    rollout = four_answers(sampled_logprob=torch.tensor([[-1.5], [-0.5], [-1.0], [-3.0]]))
+    result = agent_of(policy, sampler_correction=2.0).loss(rollout, torch.full((4,), 1.0))
+    weights = [math.exp(0.5), math.exp(-0.5), 1.0, 2.0]
+    assert result.loss[:, 0].tolist() == pytest.approx([-w for w in weights])
+    result.loss.sum().backward()
+    assert policy.logprob.grad[:, 0].tolist() == pytest.approx([-w for w in weights])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_with_several_steps_the_samplers_numbers_serve_in_float32_and_are_scored_anew_in_bfloat16(dtype):
+    policy = small_policy().to(dtype)
+    sampled = torch.tensor([[-1.5], [-0.5], [-1.0], [-3.0]])
+    rollout = annotate(four_answers(sampled_logprob=sampled), policy, None, OptimConfig(epochs=2))
+    assert torch.equal(rollout.old_logprob, sampled) == (dtype == torch.float32)
+    assert annotate(four_answers(), policy, None, OptimConfig()).old_logprob is None  # one step needs none
 
 
 def test_the_two_distances_of_the_clip_are_separate():

@@ -8,6 +8,7 @@ from agents.losses import (
     entropy_bonus,
     masked_mean,
     penalty_surrogate,
+    sampler_correction,
     surrogate_report,
     token_weights,
     value_loss,
@@ -230,3 +231,13 @@ def test_the_reported_kl_by_hand():
 def test_masked_mean():
     assert masked_mean(tensor(1.0, 3.0, NAN), torch.tensor([True, True, False])) == 2
     assert masked_mean(tensor(NAN), torch.tensor([False])) == 0
+
+
+def test_a_token_that_the_sampler_found_too_likely_weighs_less_and_none_weighs_more_than_the_cap():
+    """exp(-1 + 0.5) = 0.6065, exp(0) = 1, exp(1.5) = 4.48 -> 2; outside the mask whatever stands there is not read."""
+    old, sampled = torch.tensor([[-1.0, -2.0, -0.5, NAN]]), torch.tensor([[-0.5, -2.0, -2.0, -math.inf]])
+    mask = torch.tensor([[True, True, True, False]])
+    weight = sampler_correction(old, sampled, cap=2.0, mask=mask)
+    assert weight[0].tolist() == pytest.approx([0.6065, 1.0, 2.0, 1.0], abs=1e-4)
+    with pytest.raises(ValueError, match=r"sampler_correction must be at least 1 .*got 0.5"):
+        sampler_correction(old, sampled, cap=0.5)

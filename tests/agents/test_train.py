@@ -410,6 +410,29 @@ def test_a_sweep_is_a_run_for_each_choice(run, tmp_path):
     assert sorted((s["agent"], s["seed"]) for s in summaries) == [("grpo", 0), ("grpo", 1), ("ppo", 0), ("ppo", 1)]
 
 
+@pytest.mark.parametrize("agent", ["grpo", "ppo"])
+def test_a_strict_run_repeats_bit_for_bit(run, tmp_path, agent):
+    """Weights and every number that is no clock, in another process's place: a second run from the same command."""
+    found = []
+    try:
+        for name in ("one", "two"):
+            assert run(*SMALL, f"agent={agent}", "strict=true", "iterations=3", f"name={name}")[0] == 0
+            assert torch.are_deterministic_algorithms_enabled()
+            state = checkpoint.load(tmp_path / "runs" / name)[1]["agent"]["optimizer"]
+            metrics = [
+                {k: x for k, x in record.items() if not k.startswith(CLOCK)}
+                for record in read_metrics(tmp_path / "runs" / name / "metrics.jsonl")
+            ]
+            found.append((state, metrics))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    (one, first), (two, second) = found
+    assert first == second
+    for part in ("actor", "critic"):
+        assert one[part].keys() == two[part].keys()
+        assert all(torch.equal(one[part][name], two[part][name]) for name in one[part])
+
+
 def test_seeds_differ_and_repeat(run, tmp_path):
     for name, seed in (("a", 0), ("b", 1), ("c", 0)):
         run(*SMALL, f"name={name}", f"seed={seed}", "iterations=2", "evaluation.samples=0")

@@ -1,0 +1,117 @@
+"""A run fits, is made to fit without changing a result, or is refused with the arithmetic."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from small import FAMILIES, hugging_face_model
+
+from agents.memory import Demand, ModelSize, fixed_parts, free_bytes, plan
+
+CPU = torch.device("cpu")
+SIZE = ModelSize(
+    num_parameters=10**6,
+    num_layers=4,
+    hidden_size=100,
+    intermediate_size=200,
+    key_value_heads=2,
+    head_size=50,
+    vocabulary=1000,
+)
+DEMAND = Demand(num_rows=64, num_columns=99, microbatch_tokens=2048, dtype=torch.bfloat16)
+WEIGHTS = 10**6 * (2 + 4 + 4 + 8 + 2)
+"""In bfloat16: the weights, their float32 masters, gradients, two moments, and a copy to act with."""
+CACHE_ROW = 4 * 2 * 2 * 100 * 50 * 2
+"""Layers, keys and values, heads, 99 columns and one more, size, bytes."""
+LOGITS = 512 * 1000 * 12
+PER_TOKEN = 4 * (14 * 100 + 6 * 200) * 2
+
+
+def room(num_bytes):
+    """Free memory of which that much may be used."""
+    return int(num_bytes / 0.9) + 1
+
+
+def test_what_fits_is_left_alone():
+    enough = WEIGHTS + 64 * CACHE_ROW + 2048 * PER_TOKEN + LOGITS
+    planned = plan(SIZE, DEMAND, room(enough))
+    assert (planned.num_rows, planned.microbatch_tokens, planned.changes) == (64, 2048, ())
+    assert not planned.checkpoint_activations
+
+
+def test_a_little_too_little_takes_fewer_rows():
+    planned = plan(SIZE, DEMAND, room(WEIGHTS + 40 * CACHE_ROW + 2048 * PER_TOKEN + LOGITS))
+    assert (planned.num_rows, planned.microbatch_tokens) == (40, 2048)
+    assert planned.changes == ("env.rows 64 -> 40",)
+
+
+def test_less_takes_smaller_microbatches():
+    planned = plan(SIZE, DEMAND, room(WEIGHTS + 64 * CACHE_ROW + 1024 * PER_TOKEN + LOGITS))
+    assert (planned.num_rows, planned.microbatch_tokens) == (64, 1024)
+    assert planned.changes == ("agent.optim.microbatch_tokens 2048 -> 1024",)
+
+
+def test_still_less_computes_activations_twice():
+    """256 tokens are the smallest microbatch; checkpointed, 4 layer inputs and one layer are kept of each."""
+    checkpointed = 256 * (4 * 100 * 2 + PER_TOKEN // 4) + 256 * 1000 * 12
+    planned = plan(SIZE, DEMAND, room(WEIGHTS + 16 * CACHE_ROW + checkpointed))
+    assert planned.checkpoint_activations
+    assert planned.microbatch_tokens == 256
+    assert planned.num_rows == 16
+    assert "agent.optim.checkpoint_activations -> true" in planned.changes
+
+
+def test_what_the_user_has_decided_is_not_changed():
+    demand = Demand(64, 99, 2048, torch.bfloat16, checkpoint_activations=False)
+    with pytest.raises(ValueError, match=r"too little memory"):
+        plan(SIZE, demand, room(WEIGHTS + 256 * PER_TOKEN))
+
+
+def test_a_refusal_shows_the_arithmetic_and_the_settings():
+    with pytest.raises(ValueError, match=r"too little memory") as refused:
+        plan(SIZE, DEMAND, room(WEIGHTS) - 10**6)
+    named = ("weights 0.01", "gradients 0.01", "AdamW 0.01", "one row of 99 tokens 0.01", "policy.model", "0.02 GB can")
+    for part in named:
+        assert part in str(refused.value)
+
+
+def test_nobody_who_tells_means_that_it_fits():
+    assert plan(SIZE, DEMAND, None).changes == ()
+
+
+def test_a_critic_of_its_own_and_a_reference_and_lora_are_counted():
+    def bytes_of(**changes):
+        return sum(fixed_parts(SIZE, Demand(64, 99, 2048, torch.bfloat16, **changes)).values())
+
+    assert bytes_of(trained_models=2) == WEIGHTS + 10**6 * 18
+    assert bytes_of(frozen_models=1) == WEIGHTS + 10**6 * 2
+    assert bytes_of(trained_parameters=1000) == 10**6 * (2 + 2) + 1000 * 16
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_size_of_a_model_is_known_without_building_it(family):
+    size = ModelSize.of(FAMILIES[family])
+    model = hugging_face_model(family)
+    assert size.num_parameters == sum(p.numel() for p in model.parameters())
+    assert size.num_layers == 2
+    assert size.vocabulary == model.get_output_embeddings().weight.shape[0]
+
+
+def test_free_memory_is_the_systems_or_what_the_container_leaves():
+    files = {
+        "/proc/meminfo": "MemTotal: 9000 kB\nMemAvailable:    2000 kB\n",
+        "/sys/fs/cgroup/memory.max": "3000000\n",
+        "/sys/fs/cgroup/memory.current": "2500000\n",
+        "/sys/fs/cgroup/memory.stat": "anon 2000000\nfile 400000\n",
+    }
+
+    def read(path: Path) -> str:
+        if str(path) not in files:
+            raise FileNotFoundError(path)
+        return files[str(path)]
+
+    assert free_bytes(CPU, read) == 900_000
+    files["/sys/fs/cgroup/memory.max"] = "max\n"
+    assert free_bytes(CPU, read) == 2_048_000
+    files.clear()
+    assert free_bytes(CPU, read) is None
