@@ -77,7 +77,7 @@ def test_several_updates_are_clipped():
 
 
 def test_the_samplers_numerics_are_corrected_for_on_request():
-    """The sampler had -1.5, -0.5, -1, -3 where training has -1: weights exp(.5), exp(-.5), 1 and exp(2), capped at 2."""
+    """The sampler had -1.5, -0.5, -1, -3 where training has -1: weights exp(.5), exp(-.5), 1, and 2 for exp(2)."""
     policy = Given([[-1.0]] * 4)
     rollout = four_answers(sampled_logprob=torch.tensor([[-1.5], [-0.5], [-1.0], [-3.0]]))
     result = agent_of(policy, sampler_correction=2.0).loss(rollout, torch.full((4,), 1.0))
