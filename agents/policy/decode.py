@@ -54,6 +54,8 @@ class Graphs:
     def __init__(self) -> None:
         self.graphs: dict[Any, Any] = {}
         self.met: set[Any] = set()
+        self.pool: Any = None
+        """Of memory, one for all: what outlives a step lies outside."""
 
     def run(self, key: Any, step: Callable[[], None]) -> None:
         """The first time `step` is called (which warms it up), the second time captured, then replayed."""
@@ -62,9 +64,10 @@ class Graphs:
             step()
             return
         if key not in self.graphs:
-            torch.cuda.synchronize()
+            self.pool = self.pool or torch.cuda.graph_pool_handle()
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
+            # Another thread may be scoring on the same GPU: its calls must not break the capture.
+            with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
                 step()
             self.graphs[key] = graph
         self.graphs[key].replay()

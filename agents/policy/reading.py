@@ -11,8 +11,8 @@ from agents.policy.cache import SlotCache
 from agents.policy.model import LanguageModel
 from agents.policy.packing import distinct_prompts, ramp
 
-PREFILL_TOKENS = 2048
-"""Prompt tokens that are computed at once: enough for full speed, few enough that activations stay small."""
+PREFILL_TOKENS = (2048, 16384)
+"""Prompt tokens that are computed at once, on a CPU and on a GPU: enough for full speed, with small activations."""
 KEY_STEP = 256
 """On a GPU a step reads a multiple of this many columns: each number is one captured graph."""
 
@@ -30,18 +30,23 @@ class CachedReader:
         fresh = rows[cache.held[rows] == 0]
         owner, first = distinct_prompts(self.tokens[fresh], length[fresh])
         feed = np.concatenate([fresh[first], rows[cache.held[rows] > 0]])
-        state: dict[int, Tensor] = {}
-        for part in split_by_total(feed, (length - cache.held)[feed], PREFILL_TOKENS):
+        place = np.empty(cache.num_rows, np.int64)  # where each row's state stands among those that are computed
+        states: list[Tensor] = []
+        computed = 0
+        most = PREFILL_TOKENS[cache.data.device.type == "cuda"]
+        for part in split_by_total(feed, (length - cache.held)[feed], most):
             count = (length - cache.held)[part]
             column = ramp(count) + np.repeat(cache.held[part], count)
             part_rows, hidden = self._feed(part, np.repeat(part, count), column)
-            state.update(zip(part_rows.tolist(), hidden, strict=True))
+            place[part_rows] = computed + np.arange(len(part))
+            computed += len(part)
+            states.append(hidden)
         if len(fresh) > len(first):
-            source, sibling = fresh[first][owner], fresh
-            other = source != sibling
-            self._share(source[other], sibling[other], length)
-            state.update((int(t), state[int(s)]) for s, t in zip(source[other], sibling[other], strict=True))
-        return torch.stack([state[int(row)] for row in rows])
+            source = fresh[first][owner]
+            other = source != fresh
+            self._share(source[other], fresh[other], length)
+            place[fresh] = place[source]
+        return torch.cat(states)[torch.from_numpy(place[rows]).to(states[0].device)]
 
     def arrange(self, rows: np.ndarray) -> np.ndarray:
         """Give `rows` the first slots; returns the order in which they stand there (positions in `rows`)."""

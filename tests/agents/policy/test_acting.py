@@ -141,7 +141,7 @@ def test_decoding_reads_one_new_token_a_row_and_round():
 def test_a_prompt_longer_than_one_prefill_is_read_in_parts(monkeypatch):
     prompts = prompts_of((12, 9, 4, 11, 2))
     expected = write(small_policy(), prompts)
-    monkeypatch.setattr("agents.policy.reading.PREFILL_TOKENS", 13)
+    monkeypatch.setattr("agents.policy.reading.PREFILL_TOKENS", (13, 13))
     assert write(small_policy(), prompts).completions == expected.completions
 
 
