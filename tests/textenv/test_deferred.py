@@ -390,6 +390,34 @@ def test_a_copy_waits_for_what_is_being_scored():
     assert [one.row for one in twin.scores(wait=False)] == [0, 1]
 
 
+class GatedFails(Gated):
+    def __call__(self, completion):
+        if "x" in completion:
+            super().__call__(completion)
+            raise RuntimeError("no x, please")
+        return 1.0
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+def test_a_copy_knows_the_failures_that_were_still_to_come():
+    """Twelve failures of 49 are being found when it is made; the thirteenth of 50 ends both runs."""
+    gate = GatedFails()
+    env = environment("SameStep", rows=49, reward=gate)
+    env.reset(seed=0)
+    env.step(np.where(np.arange(49) < 12, ord("x"), 48))
+    env.step(np.full(49, END))
+    assert gate.started.wait(30)
+    threading.Timer(0.05, gate.let.set).start()
+    for one in (copy.deepcopy(env), env):
+        assert sum(score.ended.verdict.valid for score in one.scores()) == 37
+        one.step(np.full(49, ord("x")))
+        one.step_many(np.full((49, 1), END), (np.arange(49) == 48).astype(int))
+        with pytest.raises(RewardError, match="26% of the last 50 samples"):
+            one.scores()
+
+
 def test_a_copy_has_workers_of_its_own_and_pending_ones_are_carried():
     env = environment(reward="rewards.math.MathAnswer")
     try:
