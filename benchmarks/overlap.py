@@ -111,9 +111,9 @@ def table(results: dict[str, dict[str, float]], about: dict[str, Any], options: 
             "# Deferred scoring against immediate scoring",
             "",
             f"A rollout of {options.problems} answers through {options.rows} rows, at most {options.max_new_tokens} "
-            f"tokens each, {options.propose_tokens} proposed at a time, by a random model of {about['weights'] / 1e6:.0f} million weights; "
-            f"torch has {about['threads']} threads. Medians of {options.rounds} rounds that alternate; the Rollouts "
-            "are equal.",
+            f"tokens each, {options.propose_tokens} proposed at a time. A random model of "
+            f"{about['weights'] / 1e6:.0f} million weights; torch threads: {about['threads']}. Medians of rounds that "
+            f"alternate, {options.rounds} each; the Rollouts are equal.",
             "",
             "| reward | immediate, s | deferred, s | ratio |",
             "|---|---|---|---|",
