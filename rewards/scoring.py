@@ -11,7 +11,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 from rewards.calling import SAMPLE_FIELDS, Batched, PerSample, Wanted, arguments, is_batched, wanted
@@ -132,8 +132,8 @@ class Scorer:
         first, judged = 0, []
         for batch, samples in zip(batches, sound, strict=True):
             places = range(first, first + len(samples))
-            judged.append(self._judged(batch, [outcomes[place] for place in places], [p in failed for p in places]))
-            first += len(samples)
+            judged.append(self._judged(batch, zip(samples, outcomes[first : places.stop], places, strict=True), failed))
+            first = places.stop
         self._counters["seconds"] += time.perf_counter() - started
         return judged
 
@@ -153,20 +153,17 @@ class Scorer:
         return {**self.__dict__, "_pool": None}
 
     def _judged(
-        self, batch: Batch, outcomes: Sequence[Mapping[str, Any]], failed: Sequence[bool]
+        self, batch: Batch, outcomes: Iterable[tuple[Sample, Mapping[str, Any], int]], failed: Set[int]
     ) -> list[Verdict] | RewardError:
-        """The verdicts on a batch whose sound samples got these outcomes, or the error that ends the run."""
+        """The verdicts on a batch, or the error that ends the run. `outcomes`: of each sound sample, with its place in
+        `failed`, which holds those of which some part said nothing."""
         try:
-            scored = iter(
-                [
-                    self._failed(sample, scores) if has_failed else self._sum(scores, _own_reasons(scores))
-                    for sample, scores, has_failed in zip(batch.sound, outcomes, failed, strict=True)
-                ]
-            )
             verdicts = [
-                self._failed_task(batch.failures[place]) if place in batch.failures else next(scored)
-                for place in range(len(batch.samples))
+                self._failed(sample, scores) if place in failed else self._sum(scores, _own_reasons(scores))
+                for sample, scores, place in outcomes
             ]
+            for place in sorted(batch.failures):
+                verdicts.insert(place, self._failed_task(batch.failures[place]))
             self._counters["samples"] += len(verdicts)
             self._refuse_too_many_invalid(verdicts)
         except RewardError as error:

@@ -14,7 +14,7 @@ from typing import Any
 
 from rewards.errors import RewardError
 from rewards.scoring import Scorer, Verdict
-from textenv.ended import Due, batch_of
+from textenv.ended import Due
 
 THREAD_NAME = "textenv-scores"
 CLOSE_SECONDS = 5.0
@@ -24,7 +24,7 @@ CLOSE_SECONDS = 5.0
 class Job:
     """The episodes that one step ended."""
 
-    def __init__(self, due: Sequence[Due]) -> None:
+    def __init__(self, due: Due) -> None:
         self.due = due
         self.outcome: list[Verdict] | BaseException | None = None
         """None: not there yet."""
@@ -52,7 +52,7 @@ class DeferredScores:
         self._changed = threading.Condition()
         self._cancelled = threading.Event()
 
-    def submit(self, due: Sequence[Due]) -> Job:
+    def submit(self, due: Due) -> Job:
         """Have these episodes scored, behind all others."""
         job = Job(due)
         with self._changed:
@@ -149,6 +149,6 @@ class DeferredScores:
 
     def _outcomes(self, jobs: Sequence[Job], cancelled: threading.Event) -> Sequence[list[Verdict] | BaseException]:
         try:
-            return self._scorer.score_batches([batch_of(job.due) for job in jobs], cancelled=cancelled)
+            return self._scorer.score_batches([job.due.batch for job in jobs], cancelled=cancelled)
         except BaseException as error:  # noqa: BLE001 - a thread has nobody above it: whoever asks for the scores gets it
             return [error] * len(jobs)

@@ -28,30 +28,40 @@ class Scored(NamedTuple):
 
 
 class Due(NamedTuple):
-    """A finished episode that is to be scored."""
+    """The episodes that one step ended and that are to be scored, column by column."""
 
-    row: int
-    episode_index: int
-    sample: Sample
-    failure: str
-    """Why the task or the other side failed in it; empty where they did not."""
-    paid: float
-    """What its turns were worth as they came, the last one included."""
-    last_turn: float
-    """What the turn that ended it was worth, which stands on the same token as the score."""
+    rows: list[int]
+    episodes: list[int]
+    """Their `episode_index`."""
+    samples: list[Sample]
+    failures: dict[int, str]
+    """Places of those in which the task or the other side failed, and why."""
+    paid: list[float]
+    """What their turns were worth as they came, the last one included; empty where there are no turns."""
+    last_turn: list[float]
+    """What the turn that ended each was worth, which stands on the same token as the score; empty as `paid`."""
+
+    @property
+    def batch(self) -> Batch:
+        """As the scorer takes them."""
+        return Batch(self.samples, self.failures)
 
 
-def batch_of(due: Sequence[Due]) -> Batch:
-    """The samples of one step, as the scorer takes them."""
-    return Batch([one.sample for one in due], {place: one.failure for place, one in enumerate(due) if one.failure})
+def settled(due: Due, verdicts: Sequence[Verdict]) -> tuple[list[Ended], list[float]]:
+    """The finished episodes, and what is paid on the last token of each.
 
-
-def scored(due: Due, verdict: Verdict) -> Scored:
-    """The verdict with what the turns were paid; where something failed, `on_error` has said what counts."""
-    if due.paid and verdict.valid and not due.failure:
-        verdict = verdict._replace(value=verdict.value + due.paid)
-    ended = Ended(due.sample, verdict, due.episode_index)
-    return Scored(due.row, ended, due.last_turn + (total(verdict) - due.paid))
+    A verdict's value has what the turns were paid in it; where something failed, `on_error` has said what counts.
+    """
+    if not due.paid:
+        return list(map(Ended, due.samples, verdicts, due.episodes)), list(map(total, verdicts))
+    verdicts = [
+        verdict._replace(value=verdict.value + paid) if verdict.valid and place not in due.failures else verdict
+        for place, (verdict, paid) in enumerate(zip(verdicts, due.paid, strict=True))
+    ]
+    rewards = [
+        turn + (total(verdict) - paid) for turn, verdict, paid in zip(due.last_turn, verdicts, due.paid, strict=True)
+    ]
+    return list(map(Ended, due.samples, verdicts, due.episodes)), rewards
 
 
 def total(verdict: Verdict) -> float:

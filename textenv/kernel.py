@@ -17,7 +17,7 @@ from rewards.scoring import Scorer
 from rewards.types import Sample
 from textenv.conversation import Converses, Dialog, Reply
 from textenv.deferred import DeferredScores, Job
-from textenv.ended import Due, Ended, Scored, batch_of, scored, total
+from textenv.ended import Due, Ended, Scored, settled, total
 from textenv.episodes import Episode
 from textenv.stopping import StopMatcher, StopSpec
 from textenv.tokenizer import Tokenizer
@@ -246,31 +246,31 @@ class Kernel:
     def _pay(self, ended: np.ndarray, last_turn: np.ndarray) -> list[float] | float:
         """What the last tokens of the ended rows are paid: one call to the tokenizer and one to the scorer for all of
         them. Nothing yet where the scores are deferred: `scores` brings it, that of the last turn included."""
-        due = self._due(ended.tolist(), last_turn.tolist())
+        due = self._due(ended.tolist(), last_turn)
         if self._deferred is not None:
             self.info["reward_pending"][ended] = True
             job = self._deferred.submit(due)
-            for place, row in enumerate(ended.tolist()):
+            for place, row in enumerate(due.rows):
                 self._last[row] = job, place
             return 0.0
-        samples, failures = batch_of(due)
-        done = list(map(scored, due, self.scorer.score(samples, failures=failures)))
-        self.info["valid"][ended] = [one.ended.verdict.valid for one in done]
+        done, rewards = settled(due, self.scorer.score(due.samples, failures=due.failures))
+        self.info["valid"][ended] = [one.verdict.valid for one in done]
         for name in self.scorer.names:
-            scores = [one.ended.verdict.parts.get(name) for one in done]
+            scores = [one.verdict.parts.get(name) for one in done]
             self.info[f"reward/{name}"][ended] = [0.0 if score is None else float(score) for score in scores]
-        for one in done:
-            self._last[one.row] = one.ended
-        return [one.reward for one in done]
+        for row, one in zip(due.rows, done, strict=True):
+            self._last[row] = one
+        return rewards
 
-    def _due(self, rows: list[int], last_turn: list[float]) -> list[Due]:
+    def _due(self, rows: list[int], last_turn: np.ndarray) -> Due:
         """The episodes that ended in these rows, without a reference to anything that the next ones change."""
-        samples, indices = self._samples(rows), self.info["episode_index"][rows].tolist()
-        if self.converses is None and not self._broken.any():
-            failures, paid = [""] * len(rows), [0.0] * len(rows)
-        else:
-            failures, paid = [self._failure(row) for row in rows], [self._paid(row) for row in rows]
-        return list(map(Due, rows, indices, samples, failures, paid, last_turn))
+        samples, episodes = self._samples(rows), self.info["episode_index"][rows].tolist()
+        failures: dict[int, str] = {}
+        if self.converses is not None or self._broken.any():
+            failures = {place: failure for place, row in enumerate(rows) if (failure := self._failure(row))}
+        if self.converses is None:
+            return Due(rows, episodes, samples, failures, [], [])
+        return Due(rows, episodes, samples, failures, [self._paid(row) for row in rows], last_turn.tolist())
 
     def _paid(self, row: int) -> float:
         """What the turns of the row's episode were paid as they came."""
@@ -282,8 +282,10 @@ class Kernel:
         that are there. Raises `RewardError` as `Scorer.score`, and `ValueError` where scores are not deferred."""
         if self._deferred is None:
             raise ValueError("scoring must be deferred for scores(), got 'immediate': step() has paid, see scored()")
-        jobs = self._deferred.take(wait=wait)
-        return [scored(due, verdict) for job in jobs for due, verdict in zip(job.due, job.verdicts(), strict=True)]
+        found: list[Scored] = []
+        for job in self._deferred.take(wait=wait):
+            found += map(Scored, job.due.rows, *settled(job.due, job.verdicts()))
+        return found
 
     def forget_scores(self) -> None:
         """What was not delivered will not be."""
@@ -389,7 +391,7 @@ class Kernel:
             return last
         assert self._deferred is not None
         job, place = last
-        return scored(job.due[place], self._deferred.wait_for(job)[place]).ended
+        return settled(job.due, self._deferred.wait_for(job))[0][place]
 
     def outcome(self, row: int) -> str:
         """Why the row's episode ended and what it was paid, for people; empty while it goes on."""
