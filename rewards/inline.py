@@ -27,12 +27,13 @@ def run_inline(
         return run_coroutine(lambda: _gather(function, calls, timeout_seconds, cancelled))
     answers = []
     for call in calls:
-        _refuse_cancelled(cancelled)
+        refuse_cancelled(cancelled)
         answers.append(_attempt(function, call))
     return answers
 
 
-def _refuse_cancelled(cancelled: threading.Event | None) -> None:
+def refuse_cancelled(cancelled: threading.Event | None) -> None:
+    """Raise `Cancelled` where it is set."""
     if cancelled is not None and cancelled.is_set():
         raise Cancelled("the scores were given up")
 
@@ -51,7 +52,7 @@ async def _gather(
     while cancelled is not None and not answers.done():
         if cancelled.is_set():
             answers.cancel()  # the loop that ends now sees to the rest
-            _refuse_cancelled(cancelled)
+            refuse_cancelled(cancelled)
         await asyncio.wait([answers], timeout=LOOK_SECONDS)
     return list(await answers)
 

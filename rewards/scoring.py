@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from rewards.calling import SAMPLE_FIELDS, Batched, PerSample, Wanted, arguments, is_batched, wanted
 from rewards.combine import Part, Span, as_parts, combined
 from rewards.errors import Failure, RewardError, failure_of
-from rewards.inline import run_inline
+from rewards.inline import refuse_cancelled, run_inline
 from rewards.types import Sample, Score
 from rewards.workers import Pool, sendable
 
@@ -198,6 +198,7 @@ class Scorer:
     def _execute(self, name: str, calls: list[Any], cancelled: threading.Event | None) -> list[Any]:
         if not calls:
             return []
+        refuse_cancelled(cancelled)
         part = self.parts[name]
         limit = self.timeout_seconds if part.timeout_seconds is None else part.timeout_seconds
         if name not in self._in_process:

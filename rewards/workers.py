@@ -23,8 +23,8 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from rewards.errors import Cancelled, Failure, RewardError
-from rewards.inline import LOOK_SECONDS
+from rewards.errors import Failure, RewardError
+from rewards.inline import LOOK_SECONDS, refuse_cancelled
 from rewards.worker_process import HEADER, framed
 
 STARTUP_SECONDS = 120.0
@@ -216,8 +216,7 @@ class _Worker:
         if self.cancelled is None:
             ready = bool(poll.poll(left * 1000))
         else:
-            if self.cancelled.is_set():
-                raise Cancelled("the scores were given up")
+            refuse_cancelled(self.cancelled)
             ready = bool(poll.poll(min(left, LOOK_SECONDS) * 1000))
         if not ready and time.monotonic() >= deadline:
             raise TimeoutError

@@ -7,6 +7,7 @@ nothing but when they can be had. The thread lives only while there is something
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from typing import Any
 
 from rewards.errors import RewardError
 from rewards.scoring import Scorer, Verdict
-from textenv.ended import Due
+from textenv.ended import Due, Ended, settled
 
 THREAD_NAME = "textenv-scores"
 CLOSE_SECONDS = 5.0
@@ -29,12 +30,13 @@ class Job:
         self.outcome: list[Verdict] | BaseException | None = None
         """None: not there yet."""
 
-    def verdicts(self) -> list[Verdict]:
-        """The verdicts on an outcome that is there; raises the error that came of it instead."""
+    @functools.cached_property
+    def settled(self) -> tuple[list[Ended], list[float]]:
+        """The episodes and their rewards, once the outcome is there; raises the error that came of it instead."""
         if isinstance(self.outcome, BaseException):
             raise self.outcome
         assert self.outcome is not None
-        return self.outcome
+        return settled(self.due, self.outcome)
 
 
 class DeferredScores:
@@ -72,18 +74,19 @@ class DeferredScores:
                 self._changed.wait_for(lambda: self._failed() is not None or self._idle())
             failed = self._failed()
             if failed is not None:
+                assert isinstance(failed.outcome, BaseException)
                 self._jobs.remove(failed)
-                failed.verdicts()
+                raise failed.outcome
             done = []
             while self._jobs and self._jobs[0].outcome is not None:
                 done.append(self._jobs.popleft())
             return done
 
-    def wait_for(self, job: Job) -> list[Verdict]:
-        """The verdicts of a job, taken or not. Raises what came of it instead."""
+    def wait_for(self, job: Job) -> list[Ended]:
+        """The episodes of a job, taken or not. Raises what came of it instead."""
         with self._changed:
             self._changed.wait_for(lambda: job.outcome is not None)
-        return job.verdicts()
+        return job.settled[0]
 
     def settle(self) -> None:
         """Wait until nothing is being scored; nothing is taken."""

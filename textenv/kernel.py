@@ -284,7 +284,7 @@ class Kernel:
             raise ValueError("scoring must be deferred for scores(), got 'immediate': step() has paid, see scored()")
         found: list[Scored] = []
         for job in self._deferred.take(wait=wait):
-            found += map(Scored, job.due.rows, *settled(job.due, job.verdicts()))
+            found += map(Scored, job.due.rows, *job.settled)
         return found
 
     def forget_scores(self) -> None:
@@ -391,7 +391,7 @@ class Kernel:
             return last
         assert self._deferred is not None
         job, place = last
-        return settled(job.due, self._deferred.wait_for(job))[0][place]
+        return self._deferred.wait_for(job)[place]
 
     def outcome(self, row: int) -> str:
         """Why the row's episode ended and what it was paid, for people; empty while it goes on."""

@@ -181,9 +181,9 @@ class TextVectorEnv(VectorEnv):
         ended (rows of one step from the first to the last), each with the reward that immediate scoring would have
         paid in that step. `wait=False`: only those up to the first whose score is not there yet.
 
-        An episode is known by its row and `episode_index`. A reset of all rows forgets what was not fetched. Raises
-        `RewardError` as `on_error` and `max_invalid_share` say: the episodes of that step are lost then, the others
-        come with the next call. `ValueError` with `scoring="immediate"`.
+        An episode is known by its row and `episode_index`. What is not fetched is kept until a reset of all rows, which
+        forgets it, or `close`. Raises `RewardError` as `on_error` and `max_invalid_share` say: the episodes of that
+        step are lost then, the others come with the next call. `ValueError` with `scoring="immediate"`.
         """
         return self._kernel.scores(wait=wait)
 

@@ -10,7 +10,7 @@ import slow_rewards
 import torch
 from gymnasium.vector import AutoresetMode
 from slow_rewards import appears
-from test_collect import GROUPS, QUEUE, Echo, Letters, policy_of
+from test_collect import GROUPS, QUEUE, Echo, Letters, Recording, policy_of
 
 from agents.collect import collect
 from agents.observe import completion_lines, rollout_metrics
@@ -76,6 +76,12 @@ def test_so_it_is_in_conversations_and_where_some_cannot_begin(fails, shape):
     assert_equal(immediate, deferred)
     assert (immediate.rollout.reward != 0).sum() > 5 + 5 * (not fails)
     assert immediate.rollout.valid.all() == (not fails)
+
+
+def test_it_knows_nothing_of_the_environment_but_its_public_verbs():
+    env = Recording(environment("deferred"))
+    collect(env, policy_of(), QUEUE)
+    assert env.used == {"reset", "step_many", "scores", "num_envs", "autoreset_mode", "stop_spec"}
 
 
 REWARDS = {

@@ -461,7 +461,7 @@ def test_closing_ends_inline_rewards_behind_the_call_that_they_are_in():
     env.step([END, END, END, END])
     assert gate.started.wait(30)
     gate.started.clear()
-    threading.Timer(0.05, gate.let.set).start()
+    threading.Timer(0.5, gate.let.set).start()
     env.close()
     assert not [thread for thread in threading.enumerate() if thread.name == THREAD_NAME]
     assert not gate.started.is_set()  # the second of the four was not begun
