@@ -2,6 +2,9 @@
 
 The policy proposes up to `max_tokens` tokens a row, the environment commits them and alone decides what ended. With
 `max_tokens=1` this is the plain Gymnasium loop; any other number gives the same Rollout with fewer round trips.
+
+Where the environment's scoring is deferred, what ended is scored while the other rows decode, and the scores are
+written where the steps would have paid them: the Rollout is the same.
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ from gymnasium.vector import AutoresetMode
 
 from agents.policy import Action, Policy, Sampling
 from agents.rollout import Rollout
-from textenv.kernel import POLICY, Ended
+from textenv.ended import Ended, Scored
+from textenv.kernel import POLICY
 from textenv.vector_env import StepMany, TextVectorEnv
 
 PROPOSE_TOKENS = 32
@@ -48,7 +52,8 @@ def collect(
     `group_ids` says which rows answer the same problem (default: each stands alone). Episode k is keyed
     `first_episode + k`. With more problems than rows the environment must be in NEXT_STEP or SAME_STEP: a row that
     ends takes the next problem. `with_entropy` records the entropy of every distribution that was sampled from (5 % of
-    the time). `on_step(finished, total)` is called after every round.
+    the time). `on_step(finished, total)` is called after every round. Raises `RewardError` as the environment's
+    `on_error` and `max_invalid_share` say, with deferred scoring at the latest before it returns.
     """
     policy.reset()
     group_ids = np.arange(len(problems)) if group_ids is None else group_ids
@@ -56,6 +61,7 @@ def collect(
     observation: Any
     observation, infos = env.reset(options=options)
     record = Record(len(problems), observation["tokens"].shape[1], with_entropy)
+    deferred = "reward_pending" in infos
     live, pending = infos["episode_index"] >= 0, np.zeros(env.num_envs, np.bool_)
     while live.any() or pending.any():
         episode = infos["episode_index"]
@@ -73,12 +79,18 @@ def collect(
         observation, infos = result.observations, result.infos
         over = live & (result.terminated | result.truncated)
         rows = np.flatnonzero(over)
-        record.end(episode[rows], rows, result, env.scored(rows.tolist()))
+        record.end(episode[rows], rows, result)
+        if deferred:
+            record.score(env.scores(wait=False))
+        else:
+            record.keep(env.scored(rows.tolist()), episode[rows])
         restarted = over if env.autoreset_mode is AutoresetMode.SAME_STEP else pending
         live = (live & ~over) | (restarted & (infos["episode_index"] >= 0))
         pending = over & (env.autoreset_mode is AutoresetMode.NEXT_STEP)
         if on_step is not None:
             on_step(record.num_ended, len(problems))
+    if deferred:
+        record.score(env.scores())
     return record.result(group_ids, first_episode, env.stop_spec.max_new_tokens)
 
 
@@ -121,7 +133,7 @@ class Record:
             self.entropy[place] = action.entropy[row, taken_column]
         self.reward[place] = result.rewards[row, taken_column]
 
-    def end(self, episode: np.ndarray, rows: np.ndarray, result: StepMany, ended: list[Ended]) -> None:
+    def end(self, episode: np.ndarray, rows: np.ndarray, result: StepMany) -> None:
         """Keep the tokens of finished episodes."""
         observation, infos = last_seen(result, rows)
         self.tokens[episode], self.segment[episode] = observation["tokens"], observation["segment"]
@@ -130,9 +142,19 @@ class Record:
         self.finish_reason[episode] = infos["finish_reason"]
         self.valid[episode] = infos["valid"]
         self.truncated[episode] = result.truncated[rows]
-        for k, verdict in zip(episode.tolist(), ended, strict=True):
-            self.ended[k] = verdict
         self.num_ended += len(rows)
+
+    def keep(self, ended: list[Ended], episode: np.ndarray) -> None:
+        """Keep texts and verdicts of episodes that the step has paid."""
+        for k, one in zip(episode.tolist(), ended, strict=True):
+            self.ended[k] = one
+
+    def score(self, scores: list[Scored]) -> None:
+        """Keep what came behind the steps: an episode's last token, which is always the policy's, is paid."""
+        for _, ended, reward in scores:
+            k = ended.episode_index
+            self.ended[k], self.valid[k] = ended, ended.verdict.valid
+            self.reward[k, self.length[k] - 1] = reward
 
     def result(self, group_ids: np.ndarray, first_episode: int, budget: int) -> Collected:
         """The Rollout. It has at least `budget` response columns, so that how a token is weighed (the aggregation

@@ -79,6 +79,8 @@ class EnvConfig:
     """When a grader fails: `invalid` leaves the sample out, `raise` ends the run, a number is the score."""
     timeout_seconds: float = 10.0
     max_invalid_share: float = 0.2
+    scoring: str = "immediate"
+    """`deferred`: score what ended while other rows decode, for slow rewards; the rollouts are equal."""
 
     def __post_init__(self) -> None:
         require(self.rows is None or self.rows >= 1, f"env.rows must be at least 1 or null, got {self.rows}")

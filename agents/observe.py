@@ -11,7 +11,7 @@ import numpy as np
 from agents.collect import Collected
 from agents.losses import masked_mean
 from textenv import FinishReason
-from textenv.kernel import Ended
+from textenv.ended import Ended
 
 
 def rollout_metrics(collected: Collected) -> dict[str, float]:

@@ -12,6 +12,10 @@ class RewardError(RuntimeError):
     """A reward failed in a way that the run must not survive."""
 
 
+class Cancelled(RewardError):
+    """Nobody wants these scores any more: whoever computed them was told to stop."""
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """One call that gave no score, through no fault of the policy."""

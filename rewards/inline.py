@@ -10,14 +10,32 @@ import threading
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from rewards.errors import Failure, failure_of
+from rewards.errors import Cancelled, Failure, failure_of
+
+LOOK_SECONDS = 0.05
+"""How often one that waits looks whether it was told to stop."""
 
 
-def run_inline(function: Any, calls: Sequence[Any], *, timeout_seconds: float) -> list[Any]:
-    """The answers in order, a `Failure` where a call raised or a coroutine overran its limit."""
+def run_inline(
+    function: Any, calls: Sequence[Any], *, timeout_seconds: float, cancelled: threading.Event | None = None
+) -> list[Any]:
+    """The answers in order, a `Failure` where a call raised or a coroutine overran its limit.
+
+    Raises `Cancelled` when `cancelled` is set meanwhile: between two calls, or in the midst of coroutines.
+    """
     if function.is_async:
-        return run_coroutine(lambda: _gather(function, calls, timeout_seconds))
-    return [_attempt(function, call) for call in calls]
+        return run_coroutine(lambda: _gather(function, calls, timeout_seconds, cancelled))
+    answers = []
+    for call in calls:
+        refuse_cancelled(cancelled)
+        answers.append(_attempt(function, call))
+    return answers
+
+
+def refuse_cancelled(cancelled: threading.Event | None) -> None:
+    """Raise `Cancelled` where it is set."""
+    if cancelled is not None and cancelled.is_set():
+        raise Cancelled("the scores were given up")
 
 
 def _attempt(function: Callable[[Any], Any], call: Any) -> Any:
@@ -27,8 +45,16 @@ def _attempt(function: Callable[[Any], Any], call: Any) -> Any:
         return failure_of(error)
 
 
-async def _gather(function: Any, calls: Sequence[Any], timeout_seconds: float) -> list[Any]:
-    return list(await asyncio.gather(*(attempt_async(function, call, timeout_seconds) for call in calls)))
+async def _gather(
+    function: Any, calls: Sequence[Any], timeout_seconds: float, cancelled: threading.Event | None
+) -> list[Any]:
+    answers = asyncio.gather(*(attempt_async(function, call, timeout_seconds) for call in calls))
+    while cancelled is not None and not answers.done():
+        if cancelled.is_set():
+            answers.cancel()  # the loop that ends now sees to the rest
+            refuse_cancelled(cancelled)
+        await asyncio.wait([answers], timeout=LOOK_SECONDS)
+    return list(await answers)
 
 
 async def attempt_async(function: Any, call: Any, timeout_seconds: float) -> Any:

@@ -6,16 +6,18 @@ None, NaN, a wrong length, its own time-out) is never charged to the policy: `on
 
 from __future__ import annotations
 
+import itertools
 import math
+import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 from rewards.calling import SAMPLE_FIELDS, Batched, PerSample, Wanted, arguments, is_batched, wanted
 from rewards.combine import Part, Span, as_parts, combined
 from rewards.errors import Failure, RewardError, failure_of
-from rewards.inline import run_inline
+from rewards.inline import refuse_cancelled, run_inline
 from rewards.types import Sample, Score
 from rewards.workers import Pool, sendable
 
@@ -38,6 +40,21 @@ class Verdict(NamedTuple):
     """The failures, else the parts' own reasons."""
     spans: tuple[Span, ...] = ()
     """`(start, end, reward)` over characters, weighted and gated, paid in addition to `value`."""
+
+
+class Batch(NamedTuple):
+    """Samples that are scored together; a batched part sees them, and no others, in one call."""
+
+    samples: Sequence[Sample]
+    failures: Mapping[int, str]
+    """Places of samples that nothing can be said of, since the task itself failed, and why."""
+
+    @property
+    def sound(self) -> Sequence[Sample]:
+        """The samples that the parts are asked about."""
+        if not self.failures:
+            return self.samples
+        return [sample for place, sample in enumerate(self.samples) if place not in self.failures]
 
 
 class Scorer:
@@ -94,20 +111,31 @@ class Scorer:
 
         Raises `RewardError` as `on_error` and `max_invalid_share` say.
         """
+        (outcome,) = self.score_batches([Batch(samples, failures or {})])
+        if isinstance(outcome, RewardError):
+            raise outcome
+        return outcome
+
+    def score_batches(
+        self, batches: Sequence[Batch], *, cancelled: threading.Event | None = None
+    ) -> list[list[Verdict] | RewardError]:
+        """What `score` gives or raises for each batch, as if called for one after the other; but calls of a part that
+        can run at the same time do so, whatever batch they are of.
+
+        Raises `Cancelled` soon after `cancelled` was set by another thread, and `RewardError` when no worker starts.
+        """
         started = time.perf_counter()
-        if failures:
-            sound = [sample for place, sample in enumerate(samples) if place not in failures]
-            scored = iter(self._verdicts(sound))
-            verdicts = [
-                self._failed_task(failures[place]) if place in failures else next(scored)
-                for place in range(len(samples))
-            ]
-        else:
-            verdicts = self._verdicts(samples)
-        self._counters["samples"] += len(samples)
+        sound = [batch.sound for batch in batches]
+        of_parts = [self._outcomes(name, sound, cancelled) for name in self.parts]
+        failed = {place for results in of_parts for place, result in enumerate(results) if isinstance(result, Failure)}
+        outcomes = [dict(zip(self.parts, of_sample, strict=True)) for of_sample in zip(*of_parts, strict=True)]
+        first, judged = 0, []
+        for batch, samples in zip(batches, sound, strict=True):
+            places = range(first, first + len(samples))
+            judged.append(self._judged(batch, zip(samples, outcomes[first : places.stop], places, strict=True), failed))
+            first = places.stop
         self._counters["seconds"] += time.perf_counter() - started
-        self._refuse_too_many_invalid(verdicts)
-        return verdicts
+        return judged
 
     def close(self) -> None:
         """End the workers; a later call starts them again."""
@@ -124,41 +152,61 @@ class Scorer:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_pool": None}
 
-    def _verdicts(self, samples: Sequence[Sample]) -> list[Verdict]:
-        if not samples:
-            return []
-        of_parts = [self._outcomes(name, samples) for name in self.parts]
-        outcomes = [dict(zip(self.parts, of_sample, strict=True)) for of_sample in zip(*of_parts, strict=True)]
-        failed = {place for results in of_parts for place, result in enumerate(results) if isinstance(result, Failure)}
-        return [
-            self._failed(samples[place], scores) if place in failed else self._sum(scores, _own_reasons(scores))
-            for place, scores in enumerate(outcomes)
-        ]
+    def _judged(
+        self, batch: Batch, outcomes: Iterable[tuple[Sample, Mapping[str, Any], int]], failed: Set[int]
+    ) -> list[Verdict] | RewardError:
+        """The verdicts on a batch, or the error that ends the run. `outcomes`: of each sound sample, with its place in
+        `failed`, which holds those of which some part said nothing."""
+        try:
+            verdicts = [
+                self._failed(sample, scores) if place in failed else self._sum(scores, _own_reasons(scores))
+                for sample, scores, place in outcomes
+            ]
+            for place in sorted(batch.failures):
+                verdicts.insert(place, self._failed_task(batch.failures[place]))
+            self._counters["samples"] += len(verdicts)
+            self._refuse_too_many_invalid(verdicts)
+        except RewardError as error:
+            return error
+        return verdicts
 
-    def _outcomes(self, name: str, samples: Sequence[Sample]) -> list[Score | Failure]:
-        names = self._wanted[name]
+    def _outcomes(
+        self, name: str, batches: Sequence[Sequence[Sample]], cancelled: threading.Event | None
+    ) -> list[Score | Failure]:
+        """What a part says of the samples of all batches, one behind the other."""
         if is_batched(self.parts[name].fn):
-            (answer,) = self._execute(name, [list(samples)])
-            return [answer] * len(samples) if isinstance(answer, Failure) else answer
+            calls = [list(samples) for samples in batches if samples]
+            answers = self._execute(name, calls, cancelled)
+            each = [
+                [answer] * len(call) if isinstance(answer, Failure) else answer
+                for call, answer in zip(calls, answers, strict=True)
+            ]
+            return list(itertools.chain.from_iterable(each))
+        names = self._wanted[name]
         assert names is not None
-        outcomes: list[Any] = [_arguments_or_failure(names, sample) for sample in samples]
+        outcomes: list[Any] = [
+            _arguments_or_failure(names, sample) for sample in itertools.chain.from_iterable(batches)
+        ]
         if not any(isinstance(outcome, Failure) for outcome in outcomes):
-            return self._execute(name, outcomes)
+            return self._execute(name, outcomes, cancelled)
         callable_indices = [index for index, outcome in enumerate(outcomes) if not isinstance(outcome, Failure)]
-        answers = self._execute(name, [outcomes[index] for index in callable_indices])
+        answers = self._execute(name, [outcomes[index] for index in callable_indices], cancelled)
         for index, answer in zip(callable_indices, answers, strict=True):
             outcomes[index] = answer
         return outcomes
 
-    def _execute(self, name: str, calls: list[Any]) -> list[Any]:
+    def _execute(self, name: str, calls: list[Any], cancelled: threading.Event | None) -> list[Any]:
+        if not calls:
+            return []
+        refuse_cancelled(cancelled)
         part = self.parts[name]
         limit = self.timeout_seconds if part.timeout_seconds is None else part.timeout_seconds
         if name not in self._in_process:
-            return run_inline(self._functions[name], calls, timeout_seconds=limit)
+            return run_inline(self._functions[name], calls, timeout_seconds=limit, cancelled=cancelled)
         if self._pool is None:
             functions = {other: self._functions[other] for other in sorted(self._in_process)}
             self._pool = Pool(functions, workers=self.workers)
-        answers = self._pool.run(name, calls, timeout_seconds=limit)
+        answers = self._pool.run(name, calls, timeout_seconds=limit, cancelled=cancelled)
         return [_own_timeout(part, answer) for answer in answers]
 
     def _failed(self, sample: Sample, outcomes: Mapping[str, Score | Failure]) -> Verdict:

@@ -24,6 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from rewards.errors import Failure, RewardError
+from rewards.inline import LOOK_SECONDS, refuse_cancelled
 from rewards.worker_process import HEADER, framed
 
 STARTUP_SECONDS = 120.0
@@ -57,10 +58,13 @@ class Pool:
         self._slots = [_Worker(sent) for _ in range(workers)]
         self._lock = threading.Lock()
 
-    def run(self, name: str, calls: Sequence[Any], *, timeout_seconds: float) -> list[Any]:
+    def run(
+        self, name: str, calls: Sequence[Any], *, timeout_seconds: float, cancelled: threading.Event | None = None
+    ) -> list[Any]:
         """The answers in order, a `Failure` where a call raised, overran its limit or lost its process.
 
-        Raises `RewardError` when a worker cannot be started or cannot import the function.
+        Raises `RewardError` when a worker cannot be started or cannot import the function, and `Cancelled` when
+        `cancelled` is set meanwhile; the processes are killed then.
         """
         answers: list[Any] = [None] * len(calls)
         chunk = max(1, -(-len(calls) // (4 * len(self._slots)))) if len(self._slots) > 1 else max(1, len(calls))
@@ -76,6 +80,8 @@ class Pool:
                 answers[indices.start : indices.stop] = slot.run(name, sent, timeout_seconds, name in self._together)
 
         with self._lock:
+            for slot in self._slots:
+                slot.cancelled = cancelled
             if len(self._slots) == 1 or len(chunks) == 1:
                 work(self._slots[0])
             else:
@@ -93,6 +99,8 @@ class _Worker:
     """One process slot."""
 
     def __init__(self, functions: Mapping[str, bytes]) -> None:
+        self.cancelled: threading.Event | None = None
+        """Set from outside while it runs: kill the process and leave."""
         self._functions = dict(functions)
         self._process: subprocess.Popen[bytes] | None = None
         self._owner = os.getpid()
@@ -195,12 +203,24 @@ class _Worker:
                     message = pickle.loads(memoryview(self._received)[HEADER.size : end].tobytes())
                     del self._received[:end]
                     return message
-            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-                raise TimeoutError
+            if not self._wait(poll, deadline):
+                continue
             data = os.read(descriptor, 1 << 16)
             if not data:
                 raise BrokenPipeError("the worker closed its pipe")
             self._received += data
+
+    def _wait(self, poll: select.poll, deadline: float) -> bool:
+        """Whether there is something to read; False means: not yet. Raises `TimeoutError` and `Cancelled`."""
+        left = max(0.0, deadline - time.monotonic())
+        if self.cancelled is None:
+            ready = bool(poll.poll(left * 1000))
+        else:
+            refuse_cancelled(self.cancelled)
+            ready = bool(poll.poll(min(left, LOOK_SECONDS) * 1000))
+        if not ready and time.monotonic() >= deadline:
+            raise TimeoutError
+        return ready
 
     def _exit_status(self) -> str:
         assert self._process is not None

@@ -1,6 +1,6 @@
 """The Gymnasium environment: tokens in, text scored, rewards out. Importing it registers the `textenv/...` ids."""
 
-from textenv.kernel import Ended
+from textenv.ended import Ended, Scored
 from textenv.registration import make_vec, register_environments
 from textenv.scalar_env import TextEnv
 from textenv.settings import EnvSettings
@@ -16,6 +16,7 @@ __all__ = [
     "FinishReason",
     "FinishedRow",
     "Problem",
+    "Scored",
     "StepMany",
     "StopSpec",
     "Task",

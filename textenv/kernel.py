@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from rewards.scoring import Scorer, Verdict
+from rewards.scoring import Scorer
 from rewards.types import Sample
 from textenv.conversation import Converses, Dialog, Reply
+from textenv.deferred import DeferredScores, Job
+from textenv.ended import Due, Ended, Scored, settled, total
 from textenv.episodes import Episode
 from textenv.stopping import StopMatcher, StopSpec
 from textenv.tokenizer import Tokenizer
@@ -35,14 +37,6 @@ class Advance(NamedTuple):
     consumed: np.ndarray
 
 
-class Ended(NamedTuple):
-    """A finished episode, for logs and viewers."""
-
-    sample: Sample
-    verdict: Verdict
-    episode_index: int
-
-
 class Kernel:
     """N rows of tokens and how far each has come."""
 
@@ -57,10 +51,12 @@ class Kernel:
         include_stop: bool,
         budget_terminates: bool,
         converses: Converses | None = None,
+        deferred: bool = False,
     ) -> None:
         room = 0 if converses is None else converses.task.max_injected_tokens
         self.num_rows, self.width = num_rows, max_prompt_tokens + stop_spec.max_new_tokens + room
         self.tokenizer, self.scorer, self.converses = tokenizer, scorer, converses
+        self._deferred = DeferredScores(scorer) if deferred else None
         self.budget_terminates = budget_terminates
         self._include_stop = include_stop
         self._turn_ends = () if converses is None else tuple(converses.task.turn_ends)
@@ -83,15 +79,15 @@ class Kernel:
         self._row_start = np.arange(num_rows) * self.width
         self._episodes: list[Episode | None] = [None] * num_rows
         self._dialogs: list[Dialog | None] = [None] * num_rows
-        self._last_sample: list[Sample | None] = [None] * num_rows
-        self._last_verdict: list[Verdict | None] = [None] * num_rows
-        self._last_index = np.full(num_rows, -1)
-        """Of the row's last finished episode."""
+        self._last: list[Ended | tuple[Job, int] | None] = [None] * num_rows
+        """The row's last finished episode; where its score is deferred, its place in what is to be scored."""
 
     def _empty_info(self) -> dict[str, np.ndarray]:
         numbers = ("prompt_index", "group_id", "episode_index", "finish_reason", "num_injected")
         info: dict[str, np.ndarray] = {name: np.zeros(self.num_rows, dtype=np.int64) for name in numbers}
         info["valid"] = np.zeros(self.num_rows, dtype=np.bool_)
+        if self._deferred is not None:
+            info["reward_pending"] = np.zeros(self.num_rows, dtype=np.bool_)
         return info | {f"reward/{name}": np.zeros(self.num_rows) for name in self.scorer.names}
 
     def start(self, rows: Sequence[int], episodes: Sequence[Episode | None]) -> None:
@@ -198,7 +194,7 @@ class Kernel:
         if rows.size:
             self.running[rows], self.ended[rows] = False, True
             self.info["finish_reason"][rows] = reason[rows]
-            rewards[rows, last[rows]] += self._score(rows)
+            rewards[rows, last[rows]] = self._pay(rows, rewards[rows, last[rows]])
         truncated = reason == FinishReason.CONTEXT
         if not self.budget_terminates:
             truncated |= reason == FinishReason.BUDGET
@@ -247,42 +243,65 @@ class Kernel:
         dialog.hear(reply, len(ids))
         return FinishReason.RUNNING
 
-    def _score(self, ended: np.ndarray) -> list[float]:
-        """What the ended rows are paid: one call to the tokenizer and one to the scorer for all of them."""
-        rows = ended.tolist()
-        samples = self._samples(rows)
-        verdicts = self.scorer.score(samples, failures=self._failures(rows))
-        pay = [total(verdict) for verdict in verdicts]
-        if self.converses is not None:
-            verdicts = [self._with_turns(verdict, row) for row, verdict in zip(rows, verdicts, strict=True)]
-            pay = [total(verdict) - self._paid(row) for row, verdict in zip(rows, verdicts, strict=True)]
-        self.info["valid"][ended] = [verdict.valid for verdict in verdicts]
+    def _pay(self, ended: np.ndarray, last_turn: np.ndarray) -> list[float] | float:
+        """What the last tokens of the ended rows are paid: one call to the tokenizer and one to the scorer for all of
+        them. Nothing yet where the scores are deferred: `scores` brings it, that of the last turn included."""
+        due = self._due(ended.tolist(), last_turn)
+        if self._deferred is not None:
+            self.info["reward_pending"][ended] = True
+            job = self._deferred.submit(due)
+            for place, row in enumerate(due.rows):
+                self._last[row] = job, place
+            return 0.0
+        done, rewards = settled(due, self.scorer.score(due.samples, failures=due.failures))
+        self.info["valid"][ended] = [one.verdict.valid for one in done]
         for name in self.scorer.names:
-            scores = [verdict.parts.get(name) for verdict in verdicts]
+            scores = [one.verdict.parts.get(name) for one in done]
             self.info[f"reward/{name}"][ended] = [0.0 if score is None else float(score) for score in scores]
-        self._last_index[ended] = self.info["episode_index"][ended]
-        for row, sample, verdict in zip(rows, samples, verdicts, strict=True):
-            self._last_sample[row], self._last_verdict[row] = sample, verdict
-        return pay
+        for row, one in zip(due.rows, done, strict=True):
+            self._last[row] = one
+        return rewards
 
-    def _failures(self, rows: list[int]) -> dict[int, str]:
-        """Places in `rows` whose task or other side failed, and why."""
-        if self.converses is None and not self._broken.any():
-            return {}
-        return {place: failure for place, row in enumerate(rows) if (failure := self._failure(row))}
+    def _due(self, rows: list[int], last_turn: np.ndarray) -> Due:
+        """The episodes that ended in these rows, without a reference to anything that the next ones change."""
+        samples, episodes = self._samples(rows), self.info["episode_index"][rows].tolist()
+        failures: dict[int, str] = {}
+        if self.converses is not None or self._broken.any():
+            failures = {place: failure for place, row in enumerate(rows) if (failure := self._failure(row))}
+        if self.converses is None:
+            return Due(rows, episodes, samples, failures, [], [])
+        return Due(rows, episodes, samples, failures, [self._paid(row) for row in rows], last_turn.tolist())
 
     def _paid(self, row: int) -> float:
         """What the turns of the row's episode were paid as they came."""
         dialog = self._dialogs[row]
         return 0.0 if dialog is None else dialog.paid
 
-    def _with_turns(self, verdict: Verdict, row: int) -> Verdict:
-        """The verdict with what the turns were paid; where something failed, `on_error` has said what counts."""
-        return (
-            verdict
-            if self._failure(row) or not verdict.valid
-            else verdict._replace(value=verdict.value + self._paid(row))
-        )
+    def scores(self, *, wait: bool) -> list[Scored]:
+        """Deferred scores not delivered before, in the order in which the episodes ended; without `wait` only those
+        that are there. Raises `RewardError` as `Scorer.score`, and `ValueError` where scores are not deferred."""
+        if self._deferred is None:
+            raise ValueError("scoring must be deferred for scores(), got 'immediate': step() has paid, see scored()")
+        found: list[Scored] = []
+        for job in self._deferred.take(wait=wait):
+            found += map(Scored, job.due.rows, *job.settled)
+        return found
+
+    def forget_scores(self) -> None:
+        """What was not delivered will not be."""
+        if self._deferred is not None:
+            self._deferred.forget()
+
+    def close(self) -> None:
+        """Break off what is being scored and end the reward's workers."""
+        if self._deferred is not None:
+            self._deferred.close()
+        self.scorer.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._deferred is not None:
+            self._deferred.settle()  # before the scorer is copied: its thread would change it meanwhile
+        return self.__dict__
 
     def _episode(self, row: int) -> Episode:
         episode = self._episodes[row]
@@ -363,15 +382,25 @@ class Kernel:
         return "" if episode is None else episode.prompt.text
 
     def last_ended(self, row: int) -> Ended:
-        """The row's last finished episode; `ValueError` when there was none yet."""
-        sample, verdict = self._last_sample[row], self._last_verdict[row]
-        if sample is None or verdict is None:
+        """The row's last finished episode, waited for where its score is deferred; `ValueError` when there was none
+        yet, and what `scores` would raise where it could not be scored."""
+        last = self._last[row]
+        if last is None:
             raise ValueError(f"rows must have finished an episode, row {row} has not")
-        return Ended(sample, verdict, int(self._last_index[row]))
+        if isinstance(last, Ended):
+            return last
+        assert self._deferred is not None
+        job, place = last
+        return self._deferred.wait_for(job)[place]
 
-    def total_reward(self, row: int) -> float:
-        """What the row's last finished episode was paid."""
-        return total(self.last_ended(row).verdict)
+    def outcome(self, row: int) -> str:
+        """Why the row's episode ended and what it was paid, for people; empty while it goes on."""
+        if not self.ended[row]:
+            return ""
+        reason = REASON_NAMES[self.info["finish_reason"][row]]
+        return f"ended: {reason}, reward " + (
+            "pending" if self._deferred is not None else f"{total(self.last_ended(row).verdict):g}"
+        )
 
     def observe(self, *, copy: bool = True) -> dict[str, np.ndarray]:
         """The observation of all rows; `copy=False`: the kernel's own token arrays, which the next call changes."""
@@ -401,8 +430,3 @@ def between(first: np.ndarray, last: np.ndarray, num_columns: int) -> np.ndarray
     columns = np.arange(num_columns)
     inside = columns < last[:, None]
     return inside & (columns >= first[:, None]) if first.any() else inside
-
-
-def total(verdict: Verdict) -> float:
-    """The value and all its spans, as `step` pays it on the last token."""
-    return verdict.value + (sum(reward for _, _, reward in verdict.spans) if verdict.spans else 0.0)

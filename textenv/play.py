@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from rewards.errors import RewardError
-from textenv.kernel import INJECTED, Ended
+from textenv.ended import Ended
+from textenv.kernel import INJECTED
 from textenv.scalar_env import TextEnv
 from textenv.settings_text import parse_settings
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from textenv.kernel import INJECTED, POLICY, Kernel
-from textenv.types import FinishReason
 
 RENDER_MODES = ("ansi", "human")
 METADATA: dict[str, Any] = {"render_modes": list(RENDER_MODES), "render_fps": 4}
@@ -37,7 +36,4 @@ def print_rows(kernel: Kernel, rows: list[int]) -> None:
 
 
 def _outcome(kernel: Kernel, row: int) -> str:
-    if not kernel.ended[row]:
-        return ""
-    reason = FinishReason(int(kernel.info["finish_reason"][row])).name.lower()
-    return f"\nended: {reason}, reward {kernel.total_reward(row):g}"
+    return f"\n{outcome}" if (outcome := kernel.outcome(row)) else ""

@@ -9,8 +9,8 @@ import gymnasium
 import numpy as np
 from gymnasium.error import ResetNeeded
 
+from textenv.ended import Ended, Scored
 from textenv.episodes import SCALAR_OPTIONS, VECTOR_OPTIONS, checked_options
-from textenv.kernel import Ended
 from textenv.rendering import METADATA, RENDER_MODES, as_text, print_rows
 from textenv.settings import build, env_settings, pack
 from textenv.vector_env import FinishedRow, check_tokens
@@ -55,6 +55,7 @@ class TextEnv(gymnasium.Env):
             self._np_random, self._np_random_seed = before[:2]
             self._episodes.go_back(before[2])
             raise
+        self._kernel.forget_scores()
         self._kernel.start([0], episodes)
         self._was_reset = True
         return self._observe(), self._info()
@@ -87,8 +88,12 @@ class TextEnv(gymnasium.Env):
         return self._kernel.completions([0])[0]
 
     def scored(self) -> Ended:
-        """Sample, verdict and episode of the last finished episode."""
+        """Sample, verdict and episode of the last finished episode, waited for where its score is deferred."""
         return self._kernel.last_ended(0)
+
+    def scores(self, *, wait: bool = True) -> list[Scored]:
+        """As `TextVectorEnv.scores`; every reset forgets what was not fetched."""
+        return self._kernel.scores(wait=wait)
 
     def render(self) -> str | None:
         """`"ansi"`: prompt and completion as text; `"human"`: printed (also whenever an episode ends)."""
@@ -99,8 +104,8 @@ class TextEnv(gymnasium.Env):
         return None
 
     def close(self) -> None:
-        """End the reward's workers."""
-        self._kernel.scorer.close()
+        """End the reward's workers; scores that are pending will not come."""
+        self._kernel.close()
 
     def _observe(self) -> Any:
         observation = self._kernel.observe()

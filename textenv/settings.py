@@ -63,13 +63,15 @@ class EnvSettings:
     max_invalid_share: float = 0.2
     """The run ends when more samples than this could not be scored."""
     scoring: str = "immediate"
-    """When the score is paid: in the step that ends the episode."""
+    """When the score is paid. `"immediate"`: by the step that ends the episode. `"deferred"`: that step pays 0 and its
+    infos say `reward_pending`; rewards are computed on a thread while other rows go on, and `scores()` delivers them.
+    What runs inline then runs beside the policy, in another thread: it must bear that, and plain Python slows both."""
 
     def __post_init__(self) -> None:
         _check_choice("budget", self.budget, ("terminate", "truncate"))
         _check_choice("on_long_prompt", self.on_long_prompt, LONG_PROMPT_POLICIES)
         _check_choice("obs_mode", self.obs_mode, ("dict", "packed"))
-        _check_choice("scoring", self.scoring, ("immediate",))
+        _check_choice("scoring", self.scoring, ("immediate", "deferred"))
         check_positive("max_new_tokens", self.max_new_tokens)
         if self.max_prompt_tokens is not None:
             check_positive("max_prompt_tokens", self.max_prompt_tokens)
@@ -138,6 +140,7 @@ def build(settings: EnvSettings, num_rows: int) -> EnvParts:
         include_stop=settings.include_stop,
         budget_terminates=settings.budget == "terminate",
         converses=converses,
+        deferred=settings.scoring == "deferred",
     )
     space = observation_space(
         len(tokenizer), kernel.width, settings.max_new_tokens, packed=settings.obs_mode == "packed"

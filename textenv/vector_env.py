@@ -11,8 +11,9 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from textenv.ended import Ended, Scored
 from textenv.episodes import VECTOR_OPTIONS, checked_options
-from textenv.kernel import Ended, between
+from textenv.kernel import between
 from textenv.rendering import METADATA, RENDER_MODES, as_text, print_rows
 from textenv.settings import build, check_positive, env_settings, pack
 
@@ -117,6 +118,8 @@ class TextVectorEnv(VectorEnv):
             self._generators, self._seeds = before[:2]
             self._episodes.go_back(before[2])
             raise
+        if mask.all():
+            self._kernel.forget_scores()
         self._kernel.start(rows, episodes)
         self._was_reset = True
         return self._observe(), self._kernel.infos(None if mask.all() else mask, copy=self.copy)
@@ -169,8 +172,20 @@ class TextVectorEnv(VectorEnv):
         return self._kernel.completions([int(row) for row in rows])
 
     def scored(self, rows: Sequence[int]) -> list[Ended]:
-        """Sample, verdict and episode of the last finished episode of these rows, for logs and viewers."""
+        """Sample, verdict and episode of the last finished episode of these rows, for logs and viewers; waited for
+        where scores are deferred."""
         return [self._kernel.last_ended(int(row)) for row in rows]
+
+    def scores(self, *, wait: bool = True) -> list[Scored]:
+        """With `scoring="deferred"`: the episodes that ended and were not delivered before, in the order in which they
+        ended (rows of one step from the first to the last), each with the reward that immediate scoring would have
+        paid in that step. `wait=False`: only those up to the first whose score is not there yet.
+
+        An episode is known by its row and `episode_index`. What is not fetched is kept until a reset of all rows, which
+        forgets it, or `close`. Raises `RewardError` as `on_error` and `max_invalid_share` say: the episodes of that
+        step are lost then, the others come with the next call. `ValueError` with `scoring="immediate"`.
+        """
+        return self._kernel.scores(wait=wait)
 
     def render(self) -> tuple[str, ...] | None:
         """`"ansi"`: prompt and completion of each row as text; `"human"`: printed (also whenever an episode ends)."""
@@ -182,9 +197,9 @@ class TextVectorEnv(VectorEnv):
         return None
 
     def close_extras(self, **kwargs: Any) -> None:
-        """End the reward's workers."""
+        """End the reward's workers; scores that are pending will not come."""
         if hasattr(self, "_kernel"):
-            self._kernel.scorer.close()
+            self._kernel.close()
 
     def _restart(self, where: np.ndarray, column: np.ndarray) -> None:
         """Begin the next episodes in the rows of `where`, in the order in which their columns would come."""

@@ -85,6 +85,30 @@ def same(a, b):
         assert x == pytest.approx(y, rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.parametrize("rows", ["null", "3"])
+def test_scores_that_come_later_change_nothing_that_is_learned(run, tmp_path, rows):
+    for name in ("immediate", "deferred"):
+        words = [
+            f"env.scoring={name}",
+            f"env.rows={rows}",
+            "env.propose_tokens=1",
+            "iterations=2",
+            "evaluation.every=0",
+        ]
+        assert run(*SMALL, "agent=grpo", f"name={name}", *words)[0] == 0
+    folders = [tmp_path / "runs" / name for name in ("immediate", "deferred")]
+    same(*map(curve, folders))
+    lines = [(folder / "completions.jsonl").read_text() for folder in folders]
+    assert lines[0] == lines[1]
+
+
+def test_another_kind_of_scoring_is_refused_in_one_line(run, tmp_path):
+    code, _, err = run(*SMALL, "agent=grpo", "env.scoring=later")
+    assert code != 0
+    assert "error: scoring must be one of immediate, deferred, got 'later'" in err
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.parametrize(("agent", "names"), [("grpo", OF_GRPO), ("ppo", OF_PPO)])
 def test_a_run_leaves_everything_that_it_promised(run, tmp_path, agent, names):
     code, out, _ = run(*SMALL, f"agent={agent}", "name=one", "iterations=3", "checkpoint_every=2", "seed=5")

@@ -3,12 +3,15 @@ import copy
 import pickle
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 import user_rewards
 
 from rewards import RewardError, Sample, Scorer
+from rewards.errors import Cancelled
+from rewards.scoring import Batch
 
 
 def samples(*completions, **row):
@@ -154,6 +157,64 @@ def test_a_wrong_number_of_scores_is_the_batchs_error():
 def test_one_bad_element_of_a_batch_fails_alone():
     verdicts = Scorer(user_rewards.Batch([1, None])).score(samples("a", "b"))
     assert [verdict.valid for verdict in verdicts] == [True, False]
+
+
+class Sizes:
+    def __init__(self):
+        self.seen = []
+
+    def score_batch(self, samples):
+        self.seen.append(len(samples))
+        return [len(samples)] * len(samples)
+
+
+def batches(*completions):
+    return [Batch(samples(*some), {}) for some in completions]
+
+
+def test_batches_are_scored_as_if_one_after_the_other():
+    """One that ends the run is told in its place, and a batched part is asked once a batch."""
+    sizes = Sizes()
+    parts = {"sizes": sizes, **inline(user_rewards.obedient)}
+    given = batches("ab", ["raise"], [], "a")
+    found = Scorer(parts, on_error="raise").score_batches(given)
+    assert [[verdict.value for verdict in found[place]] for place in (0, 2, 3)] == [[3.0, 3.0], [], [2.0]]
+    assert isinstance(found[1], RewardError)
+    assert "the judge is away" in str(found[1])
+    assert sizes.seen == [2, 1, 1]
+    one_by_one = Scorer(parts)
+    assert Scorer(parts).score_batches(given) == [one_by_one.score(batch.samples) for batch in given]
+
+
+def test_samples_whose_task_failed_are_shown_to_no_part():
+    sizes = Sizes()
+    scorer = Scorer({"sizes": sizes})
+    found = scorer.score_batches([Batch(samples(*"abc"), {1: "no problem"}), Batch(samples("d"), {0: "nor here"})])
+    assert [[(verdict.value, verdict.reason) for verdict in batch] for batch in found] == [
+        [(2.0, ""), (0.0, "no problem"), (2.0, "")],
+        [(0.0, "nor here")],
+    ]
+    assert sizes.seen == [2]
+
+
+@pytest.mark.parametrize("part", ["worker", "coroutine", "between calls"])
+def test_scoring_can_be_given_up_by_another_thread(part):
+    cancelled = threading.Event()
+
+    def gives_up(completion):
+        cancelled.set()
+
+    reward = {
+        "worker": {"fn": user_rewards.obedient},
+        "coroutine": {"fn": user_rewards.patient, "execution": "inline"},
+        "between calls": {"fn": gives_up, "execution": "inline"},
+    }[part]
+    with Scorer({"mine": reward}, timeout_seconds=500) as scorer:
+        threading.Timer(0.2, cancelled.set).start()
+        with pytest.raises(Cancelled, match="the scores were given up"):
+            scorer.score_batches(batches(["hang", "hang"]), cancelled=cancelled)
+        if part == "worker":
+            assert scorer.score(samples("a"))[0].value == 1.0
 
 
 def test_what_cannot_be_pickled_must_choose_inline():

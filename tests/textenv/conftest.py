@@ -1,9 +1,12 @@
-"""Rewards and tokenizers that the tests of textenv share."""
+"""Rewards and tokenizers that the tests of textenv share; makes `deferred_rewards` importable, in workers too."""
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 class Longer:

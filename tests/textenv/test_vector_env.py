@@ -337,7 +337,7 @@ def test_a_reset_mask_of_a_wrong_type_is_a_type_error(make):
         ({"max_prompt_tokens": 2.5}, "max_prompt_tokens must be an integer of at least 1, got 2.5"),
         ({"budget": "stop"}, "budget must be one of terminate, truncate, got 'stop'"),
         ({"obs_mode": "box"}, "obs_mode must be one of dict, packed, got 'box'"),
-        ({"scoring": "deferred"}, "scoring must be one of immediate"),
+        ({"scoring": "later"}, "scoring must be one of immediate, deferred, got 'later'"),
         ({"on_long_prompt": "cut"}, "on_long_prompt must be one of error, left, right, got 'cut'"),
         ({"stop_strings": "stop"}, "stop_strings must be a list of non-empty texts, got 'stop'"),
         ({"stop_strings": [""]}, "stop_strings must be a list of non-empty texts"),

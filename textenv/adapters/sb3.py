@@ -17,8 +17,8 @@ class SB3VecEnv(VecEnv):
 
     A row that ends leaves `terminal_observation` and its infos in its dict. `TimeLimit.truncated`, on which SB3 adds
     the critic's value to a reward that was already paid, is set only for a limit from outside (Gymnasium's TimeLimit):
-    an episode that we end ourselves has been paid. Raises `ValueError` for another autoreset mode and for `copy=False`,
-    since SB3 keeps the last observation over a step.
+    an episode that we end ourselves has been paid. Raises `ValueError` for another autoreset mode, for `copy=False`,
+    since SB3 keeps the last observation over a step, and for deferred scoring, which it would never fetch.
     """
 
     def __init__(self, env: VectorEnv) -> None:
@@ -29,6 +29,8 @@ class SB3VecEnv(VecEnv):
             raise ValueError(f"SB3VecEnv needs an environment with autoreset_mode='SameStep', got {mode}")
         if not getattr(env.unwrapped, "copy", True):
             raise ValueError("SB3VecEnv needs an environment with copy=True, got copy=False")
+        if getattr(getattr(env.unwrapped, "settings", None), "scoring", "immediate") != "immediate":
+            raise ValueError("SB3VecEnv needs an environment with scoring='immediate', got 'deferred'")
         self.env = env
         self._actions = np.zeros(env.num_envs, dtype=np.int64)
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
