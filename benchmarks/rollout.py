@@ -88,6 +88,7 @@ def started(system: str, plan: Plan, precision: str, say: Say) -> Running:
     """The system, loaded. Raises `Absent`."""
     offline = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     worker = worker_of(system, plan.device)
+    say(f"Loading {system} ({precision}) ...")
     return worker.start(plan.settings(precision), seconds=LOAD_SECONDS, environment=offline, say=say)
 
 
