@@ -7,21 +7,24 @@ changed since the last one.
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from pathlib import Path
 from typing import Any
 
+BLOCK = 128
+
 
 def load(settings: dict[str, Any]) -> dict[str, Any]:
     """The engine in this process, on the CPU or on the GPU, whichever it was built for."""
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")
+    work = json.loads(Path(settings["work"]).read_text())
+    rows = max(len(w["lengths"]) for w in work.values())
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(cache_gib(settings, rows)))
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     from vllm import LLM, SamplingParams, TokensPrompt
 
-    work = json.loads(Path(settings["work"]).read_text())
-    rows = max(len(w["lengths"]) for w in work.values())
     engine = LLM(
         settings["model"],
         dtype=settings["precision"],
@@ -48,6 +51,17 @@ def load(settings: dict[str, Any]) -> dict[str, Any]:
         return {"seconds": seconds, "lengths": lengths, "device_peak_gb": device_peak()}
 
     return {"measure": measure}
+
+
+def cache_gib(settings: dict[str, Any], rows: int) -> int:
+    """Whole GiB that hold every row at its longest, in blocks of 128: no more, since its peak memory is compared."""
+    config = json.loads((Path(settings["model"]) / "config.json").read_text())
+    queries = config["num_attention_heads"]
+    heads = config.get("num_key_value_heads") or queries
+    size = config.get("head_dim") or config["hidden_size"] // queries
+    bytes_per_token = 2 * config["num_hidden_layers"] * heads * size * (4 if settings["precision"] == "float32" else 2)
+    blocks = rows * (settings["max_tokens"] // BLOCK + 1)
+    return math.ceil(blocks * BLOCK * bytes_per_token / 2**30)
 
 
 def device_peak() -> float | None:
