@@ -1,5 +1,6 @@
-"""What the environment costs: native against `SyncVectorEnv`, `step_many` against a loop of `step`, its part of a
-rollout, and its memory.
+"""What the environment costs: native against `SyncVectorEnv`, `step_many` against a loop of `step`, and its memory.
+
+Its part of a rollout: `benchmarks.environment_share`.
 
     python -m benchmarks.environment
 
@@ -28,67 +29,14 @@ from gymnasium.utils.performance import benchmark_vector_step
 from gymnasium.vector import SyncVectorEnv
 
 from agents.checkpoint import write_atomically
-from agents.collect import PROPOSE_TOKENS, collect
-from agents.config import PolicyConfig
-from agents.policy import Policy
-from agents.policy.hardware import peak_memory_gb, pick_device
-from agents.setup import build_model, tokenizer_of
+from agents.policy.hardware import peak_memory_gb
+from benchmarks.free import Free, WideTokenizer
 from benchmarks.machine import describe_commit, describe_machine
-from rewards.types import Sample, Score
 from textenv import TextEnv, TextVectorEnv
 
 HERE = Path(__file__).resolve().parent
 VOCABULARY, PROMPT_TOKENS, NEW_TOKENS = 50_000, 64, 192
 MEMORY_ROWS, MEMORY_VOCABULARY, MEMORY_STEPS = 1024, 150_000, 10_000
-
-
-class WideTokenizer:
-    """A character a token, in a vocabulary of a language model's size; one token in `per_end` ends the text.
-
-    It decodes about as fast as text can be made, so that the environment is measured and not a tokenizer.
-    """
-
-    pad_id = 0
-    start_ids: tuple[int, ...] = ()
-
-    def __init__(self, size: int = VOCABULARY, per_end: int = 128) -> None:
-        self.name, self.size = f"wide:{size}", size
-        self.end_ids = frozenset(range(1, size, per_end))
-
-    def __len__(self) -> int:
-        return self.size
-
-    def encode(self, text: str) -> list[int]:
-        """A character's code."""
-        return list(map(ord, text))
-
-    def decode(self, ids: Any, *, skip_special: bool = True) -> str:
-        """The characters of these codes; surrogates, which are none, stay as they are."""
-        return np.asarray(ids, dtype="<i4").tobytes().decode("utf-32-le", "surrogatepass")
-
-    def decode_batch(self, rows: Sequence[Any]) -> list[str]:
-        """`decode` of each row: one text, cut."""
-        text = self.decode(np.concatenate(rows)) if rows else ""
-        ends = np.cumsum([len(row) for row in rows]).tolist()
-        return [text[start:end] for start, end in zip([0, *ends], ends, strict=False)]
-
-    def render_chat(self, messages: Any, *, add_generation_prompt: bool = True) -> None:
-        """None: there is no chat template."""
-
-    def token_texts(self) -> list[str]:
-        """A character a token."""
-        return list(map(chr, range(self.size)))
-
-
-class Free:
-    """A reward that costs nothing."""
-
-    def __init__(self) -> None:
-        self.score = Score(1.0)
-
-    def score_batch(self, samples: Sequence[Sample]) -> list[Score]:
-        """1 for each."""
-        return [self.score] * len(samples)
 
 
 def settings(vocabulary: int = VOCABULARY) -> dict[str, Any]:
@@ -174,46 +122,6 @@ def memory_growth() -> dict[str, float]:
     return {"before_mb": peak_behind(500), "after_mb": peak_behind(MEMORY_STEPS)}
 
 
-class Timed(TextVectorEnv):
-    """Counts the seconds spent inside it, rewards included."""
-
-    seconds = 0.0
-
-    def reset(self, **arguments: Any) -> Any:
-        """As the environment's own."""
-        return self._timed(super().reset, **arguments)
-
-    def step_many(self, *arguments: Any) -> Any:
-        """As the environment's own."""
-        return self._timed(super().step_many, *arguments)
-
-    def scored(self, *arguments: Any) -> Any:
-        """As the environment's own."""
-        return self._timed(super().scored, *arguments)
-
-    def _timed(self, call: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
-        started = time.perf_counter()
-        result = call(*arguments, **keywords)
-        self.seconds += time.perf_counter() - started
-        return result
-
-
-def share_of_rollout(model: str, max_tokens: int, rounds: int, rows: int = 64) -> dict[str, float]:
-    """The environment's part of the time in which the policy core answers 64 sums with at most 32 tokens each."""
-    config = PolicyConfig(model=model)
-    device = pick_device(config.device)
-    env = Timed(rows, autoreset_mode="Disabled", tokenizer=tokenizer_of(config), max_new_tokens=32)
-    vocabulary = len(env.tokenizer)
-    policy = Policy(build_model(config, vocabulary, device, 0, print), num_actions=vocabulary)
-    shares, seconds = [], []
-    for number in range(rounds):
-        env.seconds, started = 0.0, time.perf_counter()
-        collect(env, policy, np.arange(rows), first_episode=number * rows, max_tokens=max_tokens)
-        seconds.append(time.perf_counter() - started)
-        shares.append(env.seconds / seconds[-1])
-    return {"share": statistics.median(shares), "seconds": statistics.median(seconds)}
-
-
 def table(results: dict[str, Any], about: dict[str, Any]) -> str:
     """The numbers for people."""
     lines = [
@@ -234,16 +142,6 @@ def table(results: dict[str, Any], about: dict[str, Any]) -> str:
     memory, machine, code = results["memory"], about["machine"], about["code"]
     lines += [
         "",
-        "| policy | proposed at a time | a rollout of 64 x 32, s | the environment's part |",
-        "|---|---|---|---|",
-    ]
-    lines += [
-        f"| {name} | {proposed} | {r['seconds']:.2f} | {r['share']:.2%} |"
-        for name, by_tokens in results["share"].items()
-        for proposed, r in by_tokens.items()
-    ]
-    lines += [
-        "",
         f"Peak memory with {MEMORY_ROWS:,} rows and {MEMORY_VOCABULARY:,} tokens: {memory['before_mb']:.1f} MB behind "
         f"500 steps, {memory['after_mb']:.1f} MB behind {MEMORY_STEPS:,} more.",
         "",
@@ -260,17 +158,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 64, 1024])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0, help="of each round")
-    parser.add_argument("--models", nargs="+", default=["tiny", "smollm2"], help="policies whose rollouts are timed")
     parser.add_argument("--output", type=Path, default=HERE / "results" / "environment")
     options = parser.parse_args(arguments)
     results: dict[str, Any] = {
         "memory": memory_growth(),
         "step": {n: steps_per_second(n, options.seconds, options.rounds) for n in options.rows},
         "step_many": {n: many_against_loop(n, options.rounds) for n in options.rows if n > 1},
-        "share": {
-            model: {tokens: share_of_rollout(model, tokens, options.rounds) for tokens in (1, PROPOSE_TOKENS)}
-            for model in options.models
-        },
     }
     words = sys.argv[1:] if arguments is None else arguments
     about = {
