@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import statistics
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -77,13 +78,21 @@ def script(name: str) -> Path:
     return environments.HERE / f"{name}.py"
 
 
+def run_worker(worker: Worker, settings: Mapping[str, Any], *, limit_seconds: float, say: Say) -> dict[str, Any]:
+    """What a worker measured; its settings go through a file, since prompts are longer than a command line may be."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "settings.json"
+        path.write_text(json.dumps(settings))
+        return worker.run({"settings": str(path)}, seconds=limit_seconds, environment=OFFLINE, say=say)
+
+
 def measure(
     name: str, worker: Worker, settings: Mapping[str, Any], *, precision: str, limit_seconds: float, say: Say
 ) -> Measured:
     """Run a worker whose first step is the warm-up; a peer that cannot be measured is absent, ours must work."""
     say(f"{name}, {precision} ...")
     try:
-        result = worker.run(settings, seconds=limit_seconds, environment=OFFLINE, say=say)
+        result = run_worker(worker, settings, limit_seconds=limit_seconds, say=say)
     except Absent as reason:
         if worker.peer == environments.OWN:
             raise

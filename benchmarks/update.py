@@ -25,7 +25,6 @@ from agents.advantages import group_advantages
 from agents.policy.hardware import pick_device
 from benchmarks.comparison import (
     HERE,
-    OFFLINE,
     PRECISIONS,
     Measured,
     Say,
@@ -33,6 +32,7 @@ from benchmarks.comparison import (
     measure,
     named_ratios,
     origin,
+    run_worker,
     script,
     speed_ratio,
     step_rows,
@@ -117,7 +117,7 @@ def check_gradient(ours: Worker, shared: dict[str, Any], options: argparse.Names
     """Relative difference to a plain implementation; ends the benchmark when it is too large."""
     few = first_rows(shared["rollout"], min(CHECKED_PROMPTS, options.prompts) * options.group)
     asked = {**shared, "rollout": few, "precision": "float32", "check": True}
-    result = ours.run(asked, seconds=options.limit_seconds, environment=OFFLINE, say=say)
+    result = run_worker(ours, asked, limit_seconds=options.limit_seconds, say=say)
     difference = result["relative_difference"]
     say(f"our gradient differs from a plain one by {difference:.1e} of its norm (float32, limit {TOLERANCE})")
     if not difference <= TOLERANCE:

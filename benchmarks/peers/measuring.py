@@ -65,8 +65,12 @@ class Stopwatch:
 
 
 def settings() -> dict[str, Any]:
-    """The worker's one argument."""
-    return json.loads(sys.argv[1])
+    """The worker's one argument: the settings, or `{"settings": path}` where they are too long for a command line."""
+    given = json.loads(sys.argv[1])
+    if given.keys() == {"settings"}:
+        with open(given["settings"]) as file:
+            return json.load(file)
+    return given
 
 
 def finish(**result: Any) -> None:
