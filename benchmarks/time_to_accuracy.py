@@ -173,8 +173,8 @@ def run_trl(
 def examined(who: str, seed: int, point: Mapping[str, float]) -> str:
     """A line of progress."""
     return (
-        f"  {who} seed {seed}, iteration {point.get('iteration', 0):.0f}: accuracy {point['eval/accuracy']:.3f} after "
-        f"{point['time/train_seconds']:.0f} s and {point['num_tokens']:,.0f} tokens"
+        f"  {who} seed {seed}: accuracy {point['eval/accuracy']:.3f} after {point['time/train_seconds']:.0f} s and "
+        f"{point['num_tokens']:,.0f} tokens"
     )
 
 
