@@ -33,7 +33,7 @@ from benchmarks.comparison import (
     step_rows,
     write,
 )
-from benchmarks.peers.environments import OWN, Worker
+from benchmarks.peers.environments import OWN, Absent, Worker
 from benchmarks.shapes import make_prompts, model_folder
 
 PEERS = ("trl_grpo", "trl_ppo")
@@ -165,7 +165,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, write, print the ratios as JSON in the last line."""
     options = options_of(arguments)
     told = about("step", sys.argv[1:] if arguments is None else arguments)
-    found = measure_all(options, lambda text: print(text, flush=True))
+    try:
+        found = measure_all(options, lambda text: print(text, flush=True))
+    except (ValueError, Absent) as error:
+        sys.exit(f"error: {error}")
     shown = table(found, options, told)
     write(options.output, {**told, "measured": [m.record() for m in found]}, shown)
     print("\n" + shown)

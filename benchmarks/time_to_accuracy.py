@@ -267,6 +267,12 @@ def table(curves: Sequence[Curve], options: argparse.Namespace, told_about: dict
         ratio, bound = compare(curves, options.accuracy, name)
         if ratio is not None:
             lines += ["", f"TRL's {name} over ours: {'more than ' if bound else ''}{ratio:.2f}."]
+    for c in curves:
+        if c.measured["code"]["commit"] != told_about["code"]["commit"]:
+            lines += [
+                "",
+                f"{NAMES[c.who]}, seed {c.seed}: kept from {c.measured['date']}, {c.measured['code']['commit']}.",
+            ]
     return "\n".join([*lines, "", origin(told_about), ""])
 
 

@@ -38,7 +38,7 @@ from benchmarks.comparison import (
     step_rows,
     write,
 )
-from benchmarks.peers.environments import OWN, Worker
+from benchmarks.peers.environments import OWN, Absent, Worker
 from benchmarks.shapes import model_folder
 from textenv.tokenizer import load_tokenizer
 
@@ -214,7 +214,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Check, measure, write, print the ratios as JSON in the last line."""
     options = options_of(arguments)
     told = about("update", sys.argv[1:] if arguments is None else arguments)
-    found, difference = measure_all(options, lambda text: print(text, flush=True))
+    try:
+        found, difference = measure_all(options, lambda text: print(text, flush=True))
+    except (ValueError, Absent) as error:
+        sys.exit(f"error: {error}")
     rows = with_ratios(found)
     shown = table(rows, difference, options, told)
     records = [m.record() for m, _ in rows]
