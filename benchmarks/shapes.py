@@ -36,7 +36,10 @@ _WORD = re.compile(r"[a-z0-9]+")
 def model_folder(name: str, say: Callable[[str], None] = print, folder: Path = FOLDER) -> Path:
     """A plain Hugging Face folder for `smollm2`, a folder, or a shape, whose random weights are written once."""
     if name not in SHAPES:
-        return Path(resolve(name, say)).resolve()
+        found = Path(resolve(name, say)).resolve()
+        if not found.is_dir():
+            raise ValueError(f"model must be smollm2, a folder, or one of {', '.join(SHAPES)}, got {name!r}")
+        return found
     target = folder / name
     if not target.is_dir():
         say(f"Writing random weights of the shape {name} to {target} (once) ...")
