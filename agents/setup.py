@@ -11,7 +11,7 @@ import torch
 from gymnasium.vector import AutoresetMode
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from agents.config import EnvConfig, PolicyConfig, TrainConfig
 from agents.grpo import GRPO, GRPOConfig
@@ -19,7 +19,9 @@ from agents.optim import Optimizer
 from agents.policy import LanguageModel, Policy, Sampling, ValueHead
 from agents.policy.hardware import pick_device, pick_dtype
 from agents.policy.loading import TINY, load_model, resolve, tiny_model
+from agents.policy.lora import NAME, adapt, sharing_weights, without_adapter
 from agents.ppo import PPO
+from rewards.preference.lora import targeted
 from textenv import Task, TextVectorEnv
 from textenv.tasks import load_task
 
@@ -99,6 +101,19 @@ def check_context(config: PolicyConfig, env: TextVectorEnv) -> None:
         )
 
 
+def check_adapter(config: PolicyConfig) -> None:
+    """Raise `ValueError`, before any weight is loaded, for a target of the adapter that the model does not have."""
+    if config.adapter is None:
+        return
+    if config.model == TINY:
+        model = tiny_model(1, config.tiny, seed=0, device=torch.device("cpu")).model
+    else:
+        shape = AutoConfig.from_pretrained(resolve(config.model))
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(shape)
+    targeted(model, config.adapter, name=NAME)
+
+
 def build_model(config: PolicyConfig, vocabulary: int, device: torch.device, seed: int, say: Say) -> LanguageModel:
     """The language model in float32."""
     if config.model == TINY:
@@ -107,24 +122,39 @@ def build_model(config: PolicyConfig, vocabulary: int, device: torch.device, see
 
 
 def build_policy(config: TrainConfig, vocabulary: int, say: Say = print) -> Policy:
-    """The policy in float32, with the critic that the agent asks for."""
+    """The policy in float32, with the critic that the agent asks for, and adapters where the settings ask for one."""
     device = pick_device(config.policy.device)
     model = build_model(config.policy, vocabulary, device, config.seed, say)
-    critic = config.agent.critic
+    critic, adapter = config.agent.critic, config.policy.adapter
+    critic_model = None
+    if critic == "separate":
+        critic_model = copy.deepcopy(model) if adapter is None else sharing_weights(model)
+    if adapter is not None:
+        total = sum(p.numel() for p in model.parameters())
+        count = adapt(model, adapter, seed=config.seed)
+        if critic_model is not None:
+            adapt(critic_model, adapter, seed=config.seed + 1)
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        say(f"An adapter of rank {adapter.rank} on {count} layers: {trained:,} weights are trained, {total:,} frozen")
     return Policy(
         model,
         num_actions=vocabulary,
         sampling=Sampling(config.policy.temperature, config.policy.top_k, config.policy.top_p),
-        critic_model=copy.deepcopy(model) if critic == "separate" else None,
+        critic_model=critic_model,
         value_head=None if critic == "none" else ValueHead(model.hidden_size, device),
         value_gradient=getattr(config.agent, "value_gradient", True),
     )
 
 
 def build_agent(config: TrainConfig, policy: Policy) -> GRPO | PPO:
-    """The agent around `policy`, whose parameters take the run's number format; a frozen reference if it needs one."""
+    """The agent around `policy`, whose parameters take the run's number format, with a reference if it needs one.
+
+    The reference is a frozen copy; under an adapter it is the policy's own weights without the adapter.
+    """
     dtype = pick_dtype(config.policy.precision, policy.device)
-    reference = frozen_copy(policy, dtype) if config.agent.needs_reference else None
+    reference = None
+    if config.agent.needs_reference:
+        reference = frozen_copy(policy, dtype) if config.policy.adapter is None else unadapted(policy)
     optimizer = Optimizer(policy, config.agent.optim, total_iterations=config.iterations, seed=config.seed, dtype=dtype)
     if isinstance(config.agent, GRPOConfig):
         return GRPO(config.agent, policy, optimizer, reference)
@@ -137,3 +167,8 @@ def frozen_copy(policy: Policy, dtype: torch.dtype) -> Policy:
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
     return Policy(model, num_actions=policy.num_actions, sampling=policy.sampling)
+
+
+def unadapted(policy: Policy) -> Policy:
+    """The policy before any training: its weights without its adapter, and without a critic."""
+    return Policy(without_adapter(policy.model), num_actions=policy.num_actions, sampling=policy.sampling)
