@@ -18,7 +18,7 @@ from agents.grpo import GRPO, GRPOConfig
 from agents.optim import Optimizer
 from agents.policy import LanguageModel, Policy, Sampling, ValueHead
 from agents.policy.hardware import pick_device, pick_dtype
-from agents.policy.loading import TINY, load_model, resolve, tiny_model
+from agents.policy.loading import TINY, load_model, resolve, tiny_model, tiny_shape
 from agents.policy.lora import NAME, adapt, sharing_weights, without_adapter
 from agents.ppo import PPO
 from rewards.preference.lora import targeted
@@ -105,13 +105,9 @@ def check_adapter(config: PolicyConfig) -> None:
     """Raise `ValueError`, before any weight is loaded, for a target of the adapter that the model does not have."""
     if config.adapter is None:
         return
-    if config.model == TINY:
-        model = tiny_model(1, config.tiny, seed=0, device=torch.device("cpu")).model
-    else:
-        shape = AutoConfig.from_pretrained(resolve(config.model))
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(shape)
-    targeted(model, config.adapter, name=NAME)
+    shape = tiny_shape(1, config.tiny) if config.model == TINY else AutoConfig.from_pretrained(resolve(config.model))
+    with torch.device("meta"):  # the modules and their names, without weights
+        targeted(AutoModelForCausalLM.from_config(shape), config.adapter, name=NAME)
 
 
 def build_model(config: PolicyConfig, vocabulary: int, device: torch.device, seed: int, say: Say) -> LanguageModel:

@@ -294,6 +294,11 @@ class ShareRight:
         return sum(a == b for a, b in zip(completion, answer, strict=False)) / len(answer)
 
 
+def moody(completion: str) -> float:
+    """A reward that even nonsense gets in different amounts."""
+    return float(sum(map(ord, completion)) % 7)
+
+
 def wants_a_colour(completion: str, colour: str) -> float:
     """A reward that asks for a column that no task here has."""
     return float(colour in completion)
