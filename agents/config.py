@@ -20,6 +20,7 @@ from agents.optim import require
 from agents.policy.hardware import PRECISIONS
 from agents.policy.loading import TinyConfig
 from agents.ppo import PPOConfig
+from rewards.preference.lora import LoraConfig
 
 AgentConfig = GRPOConfig | PPOConfig
 CHOOSE = "choose"
@@ -41,6 +42,8 @@ class PolicyConfig:
     """0: off."""
     top_p: float = 1.0
     tiny: TinyConfig = field(default_factory=TinyConfig)
+    lora: LoraConfig | None = field(default_factory=LoraConfig)
+    """Train an adapter instead of all weights: `policy.lora.rank=16`."""
 
     def __post_init__(self) -> None:
         require(
@@ -52,6 +55,13 @@ class PolicyConfig:
         require(0 < self.top_p <= 1, f"policy.top_p must be in (0, 1], got {self.top_p}")
         known = ("auto", *PRECISIONS)
         require(self.precision in known, f"policy.precision must be one of {', '.join(known)}, got {self.precision!r}")
+        if self.lora is not None:
+            self.lora.check("policy.lora")
+
+    @property
+    def adapter(self) -> LoraConfig | None:
+        """What is trained instead of all weights; None: all weights are."""
+        return self.lora if self.lora is not None and self.lora.rank > 0 else None
 
 
 @dataclass

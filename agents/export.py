@@ -2,8 +2,9 @@
 
     python -m agents.export run=runs/<name> to=my-model
     python -m agents.export run=runs/<name> to=my-model checkpoint=best dtype=bfloat16
+    python -m agents.export run=runs/<name> to=my-model adapter=true     # the LoRA adapter too, in my-model/adapter
 
-The weights are the float32 masters that were trained, or their bfloat16 rounding.
+The weights are the float32 masters that were trained, or their bfloat16 rounding. An adapter is merged into them.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from transformers.utils.logging import disable_progress_bar
 from agents.optim import require
 from agents.policy.hardware import PRECISIONS
 from agents.policy.loading import resolve
+from agents.policy.lora import merge, save_adapter
 from agents.saved import CONF, Saved, is_own_tokenizer, load_policy, open_run, tokenizer_for
 from textenv import load_task
 
@@ -45,6 +47,8 @@ class ExportConfig:
     """`last`, `best` on held-out problems, or an iteration."""
     dtype: str = "float32"
     """`float32`, as the weights were trained, or `bfloat16` at half the size."""
+    adapter: bool = False
+    """Of a run with `policy.lora`: also write the adapter alone, in peft's format, to the folder `adapter` in `to`."""
 
     def __post_init__(self) -> None:
         require(self.run is not None, "run must be given, the folder of a run: run=runs/NAME")
@@ -55,18 +59,29 @@ class ExportConfig:
 ConfigStore.instance().store(name="export_schema", node=ExportConfig)
 
 
-def export(run: str, to: str, *, which: str = "last", dtype: str = "float32", say: Callable[[str], None]) -> Path:
+def export(
+    run: str,
+    to: str,
+    *,
+    which: str = "last",
+    dtype: str = "float32",
+    adapter: bool = False,
+    say: Callable[[str], None],
+) -> Path:
     """Write the folder `to`, all of it or nothing.
 
-    Raises `ValueError` when it holds something already, and for a run that cannot be read (see `open_run`).
+    Raises `ValueError` when it holds something already, for a run that cannot be read (see `open_run`), and where an
+    adapter is asked for that would be of no use.
     """
     target = Path(to).expanduser()
     check_free(target)
     saved = open_run(run, which, say)
+    if adapter:
+        check_adapter(saved)
     target.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
     try:
-        write_folder(saved, part, dtype, say)
+        write_folder(saved, part, dtype, adapter, say)
         (part / "README.md").write_text(card(saved, which, target.name, dtype))
         part.chmod(0o755)
         check_free(target)
@@ -84,14 +99,37 @@ def check_free(target: Path) -> None:
         raise ValueError(f"to={target} is there already and is never overwritten: choose another folder")
 
 
-def write_folder(saved: Saved, folder: Path, dtype: str, say: Callable[[str], None]) -> None:
+def check_adapter(saved: Saved) -> None:
+    """Raise `ValueError` unless the run trained an adapter of a model that others can have."""
+    if saved.config.policy.adapter is None:
+        raise ValueError(
+            f"adapter=true needs a run with policy.lora.rank above 0; {saved.folder.path} trained all weights"
+        )
+    if is_own_tokenizer(saved.config.policy):
+        raise ValueError(
+            f"adapter=true needs a model that can be loaded again; policy.model={saved.config.policy.model} is random: "
+            "the merged export holds it whole"
+        )
+
+
+def write_folder(saved: Saved, folder: Path, dtype: str, adapter: bool, say: Callable[[str], None]) -> None:
     """Weights, configuration, tokenizer with its chat template, and the settings of the run."""
     config = saved.config
     task = load_task(config.task) if is_own_tokenizer(config.policy) else None
     tokenizer = tokenizer_for(config.policy, task, say)
     policy = load_policy(
-        config.policy, len(tokenizer), weights=saved.weights, device="cpu", precision="float32", say=say
+        config.policy,
+        len(tokenizer),
+        weights=saved.weights,
+        device="cpu",
+        precision="float32",
+        seed=config.seed,
+        merged=not adapter,
+        say=say,
     )
+    if adapter:
+        save_adapter(policy.model, folder / "adapter", trained_on=resolve(config.policy.model, say))
+        merge(policy.model)
     model = policy.model.model
     model.set_attn_implementation("eager")  # ours has a name that other programs do not know
     model.to(PRECISIONS[dtype]).save_pretrained(folder)
@@ -165,10 +203,12 @@ def main(composed: DictConfig) -> None:
     disable_progress_bar()
     try:
         config: Any = OmegaConf.to_object(composed)
-        folder = export(config.run, config.to, which=config.checkpoint, dtype=config.dtype, say=print)
+        folder = export(
+            config.run, config.to, which=config.checkpoint, dtype=config.dtype, adapter=config.adapter, say=print
+        )
     except (ValueError, OmegaConfBaseException) as error:
         sys.exit(f"error: {error}")
-    size = sum(file.stat().st_size for file in folder.iterdir())
+    size = sum(file.stat().st_size for file in folder.rglob("*"))
     print(f"Wrote {folder} ({size / 1e6:.0f} MB): {', '.join(sorted(file.name for file in folder.iterdir()))}")
 
 

@@ -80,8 +80,8 @@ class Demand:
     dtype: torch.dtype
     trained_models: int = 1
     """2 with a critic of its own."""
-    trained_parameters: int | None = None
-    """Of each; None: all (fewer with LoRA)."""
+    adapter_parameters: int | None = None
+    """Of each, where only adapters are trained, on one frozen set of weights for all; None: all weights are."""
     frozen_models: int = 0
     """1 with a reference policy of its own."""
     checkpoint_activations: bool | None = None
@@ -142,11 +142,12 @@ def activations(size: ModelSize, demand: Demand, candidate: Plan) -> int:
 
 def fixed_parts(size: ModelSize, demand: Demand) -> dict[str, int]:
     """Bytes by what they are for, which no exact change makes smaller."""
-    n = size.num_parameters
-    trained = n if demand.trained_parameters is None else demand.trained_parameters
+    n, adapter = size.num_parameters, demand.adapter_parameters
+    trained = n if adapter is None else adapter
+    held = demand.trained_models * n if adapter is None else n + demand.trained_models * adapter
     master = 4 if demand.dtype != torch.float32 else 0
     return {
-        "weights": demand.trained_models * (n * demand.dtype.itemsize + trained * master),
+        "weights": held * demand.dtype.itemsize + demand.trained_models * trained * master,
         "gradients": demand.trained_models * trained * 4,
         "AdamW": demand.trained_models * trained * 8,
         "weights laid out for acting": n * demand.dtype.itemsize,

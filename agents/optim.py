@@ -151,10 +151,16 @@ class MasterWeights:
         self.publish()
 
 
+def trained_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Those that are not frozen, by name."""
+    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
 class Optimizer:
     """AdamW over the policy (and a critic at its own learning rate), fed with losses per token.
 
-    Turns the policy's parameters into `dtype` and keeps float32 masters of them.
+    Turns the policy's parameters into `dtype` and keeps float32 masters of those that are trained. Under an adapter
+    that is the adapter alone: the frozen weights have neither master nor gradient nor moments.
     """
 
     def __init__(
@@ -167,8 +173,11 @@ class Optimizer:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.config, self.seed, self.total_iterations = config, seed, total_iterations
-        self.actor = MasterWeights(policy.model.named_parameters(), dtype)
-        critic = {name: p for name, p in policy.named_parameters() if not name.startswith("model.")}
+        self.actor = MasterWeights(trained_parameters(policy.model).items(), dtype)
+        critic = {name: p for name, p in trained_parameters(policy).items() if not name.startswith("model.")}
+        for parameter in policy.parameters():
+            if not parameter.requires_grad:
+                parameter.data = parameter.data.to(dtype)
         self.critic = MasterWeights(critic.items(), dtype, exact=[n for n in critic if n.startswith("value_head.")])
         groups = [{"params": list(self.actor.masters.values()), "name": "actor"}]
         if critic:

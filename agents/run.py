@@ -28,6 +28,7 @@ from agents.setup import (
     build_agent,
     build_environments,
     build_policy,
+    check_adapter,
     check_context,
     fit_into_memory,
     tokenizer_of,
@@ -178,6 +179,7 @@ def prepare(config: TrainConfig, settings: dict[str, Any], say: Callable[[str], 
     device = pick_device(config.policy.device)
     envs = build_environments(config, tokenizer_of(config.policy, say))
     check_context(config.policy, envs.train)
+    check_adapter(config.policy)
     envs = fitted(config, envs, device, say)
     name = config.name or default_name(config.agent.name, envs.train.task.name, config.seed)
     folder = RunFolder(Path(config.resume) if config.resume is not None else Path(config.runs) / name)

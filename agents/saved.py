@@ -12,9 +12,11 @@ from torch import Tensor
 
 from agents import checkpoint
 from agents.config import PolicyConfig, TrainConfig, from_settings
+from agents.optim import trained_parameters
 from agents.policy import Policy, Sampling
 from agents.policy.hardware import pick_device, pick_dtype
 from agents.policy.loading import TINY
+from agents.policy.lora import adapt, merge
 from agents.run_folder import RunFolder
 from agents.setup import build_model, tokenizer_of
 from textenv import Task, Tokenizer, load_tokenizer
@@ -32,7 +34,7 @@ class Saved:
     iteration: int
     """Of the checkpoint that was chosen."""
     weights: Mapping[str, Tensor]
-    """The policy's float32 masters."""
+    """The policy's float32 masters: all weights, or the adapter's."""
 
 
 def open_run(path: str, which: str = "last", say: Say = print) -> Saved:
@@ -82,16 +84,22 @@ def load_policy(
     device: str = "auto",
     precision: str | None = None,
     seed: int = 0,
+    merged: bool = True,
     say: Say = print,
 ) -> Policy:
-    """A policy that only acts: of `weights`, or the untrained one (`seed` is for a random model).
+    """A policy that only acts: of `weights`, or the untrained one. `seed` is the run's, for a random model.
 
-    Raises `ValueError` when the weights are not those of this model.
+    An adapter is merged into the weights, before they are rounded, unless `merged` is False. Raises `ValueError` when
+    the weights are not those of this model.
     """
     place = pick_device(device)
     model = build_model(config, num_actions, place, seed, say)
     if weights is not None:
+        if config.adapter is not None:
+            adapt(model, config.adapter, seed=seed)
         load_weights(model, weights, config.model)
+        if config.adapter is not None and merged:
+            merge(model)
     dtype = pick_dtype(precision or config.precision, place)
     for parameter in model.parameters():
         parameter.requires_grad_(False).data = parameter.data.to(dtype)
@@ -102,8 +110,8 @@ def load_policy(
 
 @torch.no_grad()
 def load_weights(model: torch.nn.Module, weights: Mapping[str, Tensor], name: str) -> None:
-    """Copy a checkpoint's weights into a model's parameters, all of them or none."""
-    parameters = dict(model.named_parameters())
+    """Copy a checkpoint's weights into the parameters that were trained, all of them or none."""
+    parameters = trained_parameters(model)
     shapes: dict[str, Any] = {key: tuple(p.shape) for key, p in parameters.items()}
     saved = {key: tuple(w.shape) for key, w in weights.items()}
     if shapes != saved:

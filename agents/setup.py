@@ -11,7 +11,7 @@ import torch
 from gymnasium.vector import AutoresetMode
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from agents.config import EnvConfig, PolicyConfig, TrainConfig
 from agents.grpo import GRPO, GRPOConfig
@@ -19,8 +19,10 @@ from agents.memory import Demand, ModelSize, Plan, plan
 from agents.optim import Optimizer
 from agents.policy import LanguageModel, Policy, Sampling, ValueHead
 from agents.policy.hardware import pick_device, pick_dtype
-from agents.policy.loading import TINY, load_model, resolve, tiny_model
+from agents.policy.loading import TINY, load_model, resolve, tiny_model, tiny_shape
+from agents.policy.lora import NAME, adapt, sharing_weights, without_adapter
 from agents.ppo import PPO
+from rewards.preference.lora import LoraConfig, targeted
 from textenv import Task, TextVectorEnv
 from textenv.tasks import load_task
 
@@ -100,6 +102,21 @@ def check_context(config: PolicyConfig, env: TextVectorEnv) -> None:
         )
 
 
+def check_adapter(config: PolicyConfig) -> None:
+    """Raise `ValueError`, before any weight is loaded, for a target of the adapter that the model does not have."""
+    if config.adapter is None:
+        return
+    shape = tiny_shape(1, config.tiny) if config.model == TINY else AutoConfig.from_pretrained(resolve(config.model))
+    adapter_parameters(shape, config.adapter)
+
+
+def adapter_parameters(shape: PretrainedConfig, adapter: LoraConfig) -> int:
+    """How many weights an adapter has. Raises `ValueError` for a target that the model does not have."""
+    with torch.device("meta"):  # the modules and their names, without weights
+        layers = targeted(AutoModelForCausalLM.from_config(shape), adapter, name=NAME)
+    return sum(adapter.rank * sum(layer.weight.shape) for layer in layers.values())  # type: ignore[arg-type]
+
+
 def fit_into_memory(
     config: TrainConfig, env: TextVectorEnv, num_rows: int, device: torch.device, free: int | None
 ) -> Plan | None:
@@ -107,17 +124,19 @@ def fit_into_memory(
     arithmetic where it does not."""
     if config.policy.model == TINY:
         return None
-    agent = config.agent
+    agent, adapter = config.agent, config.policy.adapter
+    shape = AutoConfig.from_pretrained(resolve(config.policy.model))
     demand = Demand(
         num_rows=num_rows,
         num_columns=env.single_observation_space["tokens"].shape[0],  # type: ignore[index]
         microbatch_tokens=agent.optim.microbatch_tokens,
         dtype=pick_dtype(config.policy.precision, device),
         trained_models=2 if agent.critic == "separate" else 1,
-        frozen_models=int(agent.needs_reference),
+        adapter_parameters=None if adapter is None else adapter_parameters(shape, adapter),
+        frozen_models=int(agent.needs_reference and adapter is None),
         checkpoint_activations=agent.optim.checkpoint_activations,
     )
-    return plan(ModelSize.of(AutoConfig.from_pretrained(resolve(config.policy.model))), demand, free)
+    return plan(ModelSize.of(shape), demand, free)
 
 
 def build_model(config: PolicyConfig, vocabulary: int, device: torch.device, seed: int, say: Say) -> LanguageModel:
@@ -128,26 +147,41 @@ def build_model(config: PolicyConfig, vocabulary: int, device: torch.device, see
 
 
 def build_policy(config: TrainConfig, vocabulary: int, say: Say = print) -> Policy:
-    """The policy in float32, with the critic that the agent asks for."""
+    """The policy in float32, with the critic that the agent asks for, and adapters where the settings ask for one."""
     device = pick_device(config.policy.device)
     model = build_model(config.policy, vocabulary, device, config.seed, say)
     if config.agent.optim.checkpoint_activations:
         model.checkpoint_activations()
-    critic = config.agent.critic
+    critic, adapter = config.agent.critic, config.policy.adapter
+    critic_model = None
+    if critic == "separate":
+        critic_model = copy.deepcopy(model) if adapter is None else sharing_weights(model)
+    if adapter is not None:
+        total = sum(p.numel() for p in model.parameters())
+        count = adapt(model, adapter, seed=config.seed)
+        if critic_model is not None:
+            adapt(critic_model, adapter, seed=config.seed + 1)
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        say(f"An adapter of rank {adapter.rank} on {count} layers: {trained:,} weights are trained, {total:,} frozen")
     return Policy(
         model,
         num_actions=vocabulary,
         sampling=Sampling(config.policy.temperature, config.policy.top_k, config.policy.top_p),
-        critic_model=copy.deepcopy(model) if critic == "separate" else None,
+        critic_model=critic_model,
         value_head=None if critic == "none" else ValueHead(model.hidden_size, device),
         value_gradient=getattr(config.agent, "value_gradient", True),
     )
 
 
 def build_agent(config: TrainConfig, policy: Policy) -> GRPO | PPO:
-    """The agent around `policy`, whose parameters take the run's number format; a frozen reference if it needs one."""
+    """The agent around `policy`, whose parameters take the run's number format, with a reference if it needs one.
+
+    The reference is a frozen copy; under an adapter it is the policy's own weights without the adapter.
+    """
     dtype = pick_dtype(config.policy.precision, policy.device)
-    reference = frozen_copy(policy, dtype) if config.agent.needs_reference else None
+    reference = None
+    if config.agent.needs_reference:
+        reference = frozen_copy(policy, dtype) if config.policy.adapter is None else unadapted(policy)
     optimizer = Optimizer(policy, config.agent.optim, total_iterations=config.iterations, seed=config.seed, dtype=dtype)
     if isinstance(config.agent, GRPOConfig):
         return GRPO(config.agent, policy, optimizer, reference)
@@ -160,3 +194,8 @@ def frozen_copy(policy: Policy, dtype: torch.dtype) -> Policy:
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
     return Policy(model, num_actions=policy.num_actions, sampling=policy.sampling)
+
+
+def unadapted(policy: Policy) -> Policy:
+    """The policy before any training: its weights without its adapter, and without a critic."""
+    return Policy(without_adapter(policy.model), num_actions=policy.num_actions, sampling=policy.sampling)

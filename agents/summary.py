@@ -62,8 +62,10 @@ def summarize(run: Run, after: Examination) -> dict[str, Any]:
 
 
 def models_held(run: Run) -> int:
-    """Language models in memory: policy, reference, separate critic."""
-    return 1 + (run.agent.reference is not None) + (run.policy.critic_model is not None)
+    """Language models in memory: policy, reference, separate critic; under an adapter they share one."""
+    reference = run.agent.reference
+    models = (run.policy.model, run.policy.critic_model, None if reference is None else reference.model)
+    return len({id(model.weight) for model in models if model is not None})
 
 
 def tell(run: Run, summary: dict[str, Any], after: Examination, say: Callable[[str], None]) -> None:

@@ -84,7 +84,15 @@ def tiny_model(
     vocabulary: int, config: TinyConfig, *, seed: int, device: torch.device, dtype: torch.dtype = torch.float32
 ) -> LanguageModel:
     """A small random Llama; the caller's random state is left as it was."""
-    shape = LlamaConfig(
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: nn.Module = LlamaForCausalLM(tiny_shape(vocabulary, config))
+        return LanguageModel(model.to(device=device, dtype=dtype))  # type: ignore[arg-type]
+
+
+def tiny_shape(vocabulary: int, config: TinyConfig) -> LlamaConfig:
+    """What transformers calls its configuration."""
+    return LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=config.hidden_size,
         intermediate_size=2 * config.hidden_size,
@@ -96,10 +104,6 @@ def tiny_model(
         bos_token_id=None,
         eos_token_id=None,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model: nn.Module = LlamaForCausalLM(shape)
-        return LanguageModel(model.to(device=device, dtype=dtype))  # type: ignore[arg-type]
 
 
 def cache_folder() -> Path:

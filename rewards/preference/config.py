@@ -9,6 +9,8 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
+from rewards.preference.lora import LoraConfig
+
 CONFIG_FOLDER = str(Path(__file__).resolve().parents[2] / "conf")
 """Absolute, so that the commands work from any folder."""
 
@@ -46,6 +48,8 @@ class TrainConfig:
     """A folder, a hub name, or `tiny` (random, made here, bytes as tokens)."""
     tiny: TinyConfig = field(default_factory=TinyConfig)
     """The shape of `model=tiny`."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    """Train an adapter and the head instead of all weights: `lora.rank=16`. It is merged when the model is saved."""
     output: str = "runs/reward_model"
     """The folder to write, all at once, when training is over."""
     overwrite: bool = False
@@ -61,7 +65,7 @@ class TrainConfig:
     microbatch_pairs: int | None = None
     """Pairs a forward; null: all of the batch. Changes memory and speed, never the gradient."""
     learning_rate: float | None = None
-    """AdamW's peak; null: 1e-5 for pretrained weights, 2e-3 for `tiny`."""
+    """AdamW's peak; null: 1e-5 for pretrained weights, 1e-4 for an adapter on them, 2e-3 for `tiny`."""
     schedule: str = "linear"
     """After the warm-up: `linear` or `cosine` to 0, or `constant`."""
     warmup_share: float = 0.05
@@ -93,6 +97,7 @@ class TrainConfig:
             raise ValueError(f"eval_share must be from 0 to below 1, got {self.eval_share}")
         if not 0 <= self.warmup_share <= 1:
             raise ValueError(f"warmup_share must be from 0 to 1, got {self.warmup_share}")
+        self.lora.check("lora")
         one_of("too_long", self.too_long, ("error", "truncate_prompt"))
         one_of("schedule", self.schedule, ("linear", "cosine", "constant"))
         one_of("compute", self.compute, ("float32", "bfloat16"))

@@ -21,6 +21,7 @@ from rewards.preference.data import Preference, read_preferences, split_preferen
 from rewards.preference.encoding import EncodedPair, encode_preferences
 from rewards.preference.evaluation import Metrics, all_scores, evaluate, reference_statistics
 from rewards.preference.fitting import fit, num_steps
+from rewards.preference.lora import add_adapter, remove_adapter
 from rewards.preference.model import ScalarHead, choose_device, load_backbone, tiny_backbone
 from rewards.preference.storage import save
 from rewards.preference.tokenizer import byte_tokenizer, check_model, load_tokenizer
@@ -52,6 +53,7 @@ def train(config: TrainConfig, *, console: Console | None = None) -> dict[str, A
     network = build_network(config, data.tokenizer).to(device)
     with written_at_once(config.output, overwrite=config.overwrite) as folder:
         _fit_and_log(network, data.train, config, folder / "metrics.jsonl", console)
+        remove_adapter(network.backbone, merge=True)  # a plain model from here on, for the statistics as on the disk
         reference = data.eval or data.train
         scores = all_scores(network, reference, batch_rows=2 * (config.microbatch_pairs or config.batch_pairs))
         summary = {
@@ -107,14 +109,19 @@ def build_network(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> Sc
         longest = getattr(backbone.config.get_text_config(), "max_position_embeddings", None)
         if longest is not None and config.max_length > longest:
             raise ValueError(f"max_length must be at most the model's {longest} positions, got {config.max_length}")
-        return ScalarHead(backbone, compute=DTYPES[config.compute])
+        network = ScalarHead(backbone, compute=DTYPES[config.compute])
+    if config.lora.rank:
+        add_adapter(backbone, config.lora, seed=config.seed)
+    return network
 
 
 def peak_learning_rate(config: TrainConfig) -> float:
     """The setting, or its default for the kind of model."""
     if config.learning_rate is not None:
         return config.learning_rate
-    return 2e-3 if config.model == "tiny" else 1e-5
+    if config.model == "tiny":
+        return 2e-3
+    return 1e-4 if config.lora.rank else 1e-5
 
 
 def _tokenizer(model: str) -> PreTrainedTokenizerBase:

@@ -215,6 +215,28 @@ def make_rollout(
     return made.with_(**fields)
 
 
+def ragged_rollout(**fields):
+    """Six rows of three problems, prompts shared in pairs, one row with tokens of the environment in the middle."""
+    a, b, c = prompts_of((5, 9, 1))
+    responses = prompts_of((4, 1, 7, 3, 2, 6), seed=1)
+    masks = [[1] * len(r) for r in responses]
+    masks[2] = [1, 1, 0, 0, 0, 1, 1]
+    return make_rollout([a, b, a, c, c, b], responses, masks=masks, problem=[0, 1, 0, 2, 2, 1], **fields)
+
+
+@torch.no_grad()
+def logprobs_by_hand(model, rollout):
+    """Every row forwarded whole by transformers' own attention."""
+    expected = torch.zeros(rollout.mask.shape)
+    for i in range(len(rollout)):
+        text = rollout.tokens[i, : rollout.length[i]]
+        logprob = model(input_ids=text[None], use_cache=False).logits[0, :, :ACTIONS].log_softmax(-1)
+        for a in rollout.mask[i].nonzero()[:, 0].tolist():
+            place = int(rollout.prompt_length[i]) + a
+            expected[i, a] = logprob[place - 1, text[place]]
+    return expected
+
+
 def widened(rollout: Rollout, count: int) -> Rollout:
     """The same rows with `count` more columns of padding."""
     columns = [f.name for f in fields_of(Rollout) if getattr(getattr(rollout, f.name), "ndim", 0) == 2]
@@ -271,6 +293,11 @@ class ShareRight:
 
     def __call__(self, completion: str, answer: str) -> float:
         return sum(a == b for a, b in zip(completion, answer, strict=False)) / len(answer)
+
+
+def moody(completion: str) -> float:
+    """A reward that even nonsense gets in different amounts."""
+    return float(sum(map(ord, completion)) % 7)
 
 
 def wants_a_colour(completion: str, colour: str) -> float:

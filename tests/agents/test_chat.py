@@ -8,6 +8,8 @@ from finished_runs import finish_run, save_chat_model
 
 from agents.chat import Chat, ChatConfig, build_chat, converse
 from agents.config import PolicyConfig
+from agents.policy.loading import TinyConfig
+from rewards.preference.lora import LoraConfig
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +41,13 @@ def test_each_line_of_a_model_without_a_template_stands_alone(run):
     first, _, second = answers(chat, "1=", "2=", "1=")
     assert first == second
     assert not chat.remembers
+
+
+def test_a_run_with_an_adapter_is_talked_to(tmp_path):
+    tiny = TinyConfig(hidden_size=16, num_layers=1, num_heads=2)
+    policy = PolicyConfig("tiny", precision="float32", tiny=tiny, lora=LoraConfig(rank=2))
+    run = finish_run(tmp_path, policy=policy, iterations=1)
+    assert len(answers(open_chat(run=str(run), greedy=True), "1=")) == 1
 
 
 def test_the_pieces_are_the_answer_that_the_environment_decodes(chat_model):

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from math import comb
 
 import pytest
@@ -9,6 +10,7 @@ from finished_runs import finish_run
 from agents.config import PolicyConfig
 from agents.evaluate import EvaluateConfig, evaluate, output_path, pass_at_k, wilson
 from agents.policy.loading import TinyConfig
+from rewards.preference.lora import LoraConfig
 
 TINY = PolicyConfig("tiny", precision="float32", tiny=TinyConfig(hidden_size=16, num_layers=1, num_heads=2))
 
@@ -47,6 +49,14 @@ def test_a_run_is_examined_as_it_was_at_its_end(run):
     assert result["accuracy"] == summary["accuracy"]["after"]
     assert result["num_problems"] == 4
     assert set(result["interval_95"]) == {"accuracy", "sampled_accuracy", "pass@1", "pass@2"}
+    assert len(found.greedy.ended) == 4
+
+
+def test_a_run_with_an_adapter_is_examined_as_it_was_at_its_end(tmp_path):
+    run = finish_run(tmp_path, policy=replace(TINY, lora=LoraConfig(rank=4)))
+    result, found = evaluate(EvaluateConfig(run=str(run), samples=0))
+    summary = json.loads((run / "summary.json").read_text())
+    assert result["accuracy"] == summary["accuracy"]["after"]
     assert len(found.greedy.ended) == 4
 
 

@@ -3,11 +3,14 @@ import json
 import pytest
 import torch
 from finished_runs import finish_run, save_chat_model
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from agents.config import PolicyConfig
 from agents.export import export
+from agents.policy.loading import TinyConfig, tiny_model
 from agents.saved import load_policy, open_run
+from rewards.preference.lora import LoraConfig
 
 
 @pytest.fixture(scope="module")
@@ -22,13 +25,23 @@ def chat_run(tmp_path_factory):
     return finish_run(tmp_path_factory.mktemp("runs"), policy=policy, iterations=1)
 
 
+@pytest.fixture(scope="module")
+def lora_run(tmp_path_factory):
+    model = save_chat_model(tmp_path_factory.mktemp("models") / "bytes")
+    policy = PolicyConfig(str(model), precision="float32", lora=LoraConfig(rank=2, alpha=3))
+    reward = {"moody": {"fn": {"_target_": "small.moody", "_partial_": True}, "execution": "inline"}}
+    return finish_run(tmp_path_factory.mktemp("runs"), policy=policy, reward=reward, iterations=2)
+
+
 def quiet(text):
     pass
 
 
 def logits_of_run(path, tokens, which="last"):
     saved = open_run(str(path), which)
-    policy = load_policy(saved.config.policy, 7, weights=saved.weights, precision="float32")
+    policy = load_policy(
+        saved.config.policy, 7, weights=saved.weights, precision="float32", seed=saved.config.seed, merged=False
+    )
     return policy.model.model(input_ids=tokens).logits if not policy.model.packed else packed_logits(policy, tokens)
 
 
@@ -157,3 +170,56 @@ def test_a_checkpoint_of_another_model_is_refused(run, tmp_path):
     (other / "config.yaml").write_text(settings.replace("hidden_size: 16", "hidden_size: 32"))
     with pytest.raises(ValueError, match=r"does not belong to policy\.model=tiny"):
         export(str(other), str(tmp_path / "model"), say=quiet)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # of peft's own loading
+def test_an_adapter_is_merged_and_may_be_written_beside_it(lora_run, tmp_path):
+    folder = export(str(lora_run), str(tmp_path / "model"), adapter=True, say=quiet)
+    tokens = torch.tensor([[65, 4, 200, 30, 3]])
+    plain = AutoModelForCausalLM.from_pretrained(open_run(str(lora_run)).config.policy.model)
+    with torch.no_grad():
+        expected, untrained = logits_of_run(lora_run, tokens), plain(input_ids=tokens).logits
+        merged = AutoModelForCausalLM.from_pretrained(folder)
+        torch.testing.assert_close(merged(input_ids=tokens).logits, expected, atol=1e-5, rtol=1e-5)
+        with_adapter = PeftModel.from_pretrained(plain, folder / "adapter")
+        torch.testing.assert_close(with_adapter(input_ids=tokens).logits, expected, atol=1e-5, rtol=1e-5)
+    assert (expected - untrained).abs().max() > 1e-3
+    assert merged.get_output_embeddings().weight is merged.get_input_embeddings().weight
+    assert {path.name for path in (folder / "adapter").iterdir()} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
+    half = export(str(lora_run), str(tmp_path / "half"), dtype="bfloat16", say=quiet)
+    assert AutoModelForCausalLM.from_pretrained(half).dtype == torch.bfloat16
+    assert not (half / "adapter").exists()
+
+
+@pytest.mark.parametrize("which", ["1", "last"])
+def test_a_random_model_is_found_again_beneath_its_adapter(tmp_path, which):
+    """Only the adapter is in the checkpoint; the weights beneath come from the settings and the seed, which is 3."""
+    tiny = TinyConfig(hidden_size=16, num_layers=1, num_heads=2)
+    lora = LoraConfig(rank=2, targets=["q_proj", "down_proj"])
+    run = finish_run(tmp_path, policy=PolicyConfig("tiny", precision="float32", tiny=tiny, lora=lora))
+    tokens = torch.tensor([[1, 4, 2, 0, 3]])
+    folder = export(str(run), str(tmp_path / "model"), which=which, say=quiet)
+    weights = open_run(str(run), which).weights
+    assert len(weights) == 4
+    merged = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            merged(input_ids=tokens).logits, logits_of_run(run, tokens, which), atol=1e-5, rtol=1e-5
+        )
+    beneath = tiny_model(7, tiny, seed=3, device=torch.device("cpu")).model
+    changed = {n for n, p in merged.named_parameters() if not torch.equal(p, beneath.get_parameter(n))}
+    assert changed == {"model.layers.0.self_attn.q_proj.weight", "model.layers.0.mlp.down_proj.weight"}
+    a, b = (weights[f"model.model.layers.0.self_attn.q_proj.lora_{x}.default.weight"] for x in "AB")
+    expected = beneath.model.layers[0].self_attn.q_proj.weight + 2 * b @ a  # alpha / rank = 2
+    torch.testing.assert_close(merged.model.layers[0].self_attn.q_proj.weight, expected, atol=1e-6, rtol=0)
+    with pytest.raises(ValueError, match=r"adapter=true needs a model that can be loaded again; policy\.model=tiny"):
+        export(str(run), str(tmp_path / "other"), adapter=True, say=quiet)
+
+
+def test_an_adapter_of_a_run_without_one_is_refused(chat_run, tmp_path):
+    with pytest.raises(ValueError, match=r"adapter=true needs a run with policy\.lora\.rank above 0"):
+        export(str(chat_run), str(tmp_path / "model"), adapter=True, say=quiet)
+    assert not (tmp_path / "model").exists()

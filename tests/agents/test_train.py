@@ -28,6 +28,13 @@ SMALL = [
     "evaluation.every=2",
     "threads=1",
 ]
+LORA = ["policy.lora.rank=2"]
+CHOICES = {
+    "grpo": ["agent=grpo"],
+    "ppo": ["agent=ppo"],
+    "grpo lora": ["agent=grpo", *LORA, "agent.kl_coef=0.1"],
+    "ppo lora": ["agent=ppo", *LORA, "agent.kl_coef=0.1", "agent.critic=separate"],
+}
 MATTER = (
     "reward/mean",
     "reward/std",
@@ -156,10 +163,19 @@ def test_a_reference_and_a_separate_critic_are_counted(run, tmp_path):
     assert "kl" in read_metrics(tmp_path / "runs/one/metrics.jsonl")[0]
 
 
-@pytest.mark.parametrize("agent", ["grpo", "ppo"])
+def test_under_an_adapter_policy_reference_and_critic_are_one_model(run, tmp_path):
+    run(*SMALL, *LORA, "agent=ppo", "agent.critic=separate", "agent.kl_coef=0.1", "name=one", "iterations=1")
+    assert json.loads((tmp_path / "runs/one/summary.json").read_text())["models_held"] == 1
+    assert "kl" in read_metrics(tmp_path / "runs/one/metrics.jsonl")[0]
+    optimizer = checkpoint.load(tmp_path / "runs/one")[1]["agent"]["optimizer"]
+    names = {*optimizer["actor"], *optimizer["critic"]}
+    assert all(".lora_A." in name or ".lora_B." in name or name.startswith("value_head.") for name in names)
+
+
+@pytest.mark.parametrize("agent", ["grpo", "ppo", "grpo lora", "ppo lora"])
 def test_a_resumed_run_goes_on_as_if_nothing_had_happened(run, tmp_path, agent):
     """Six iterations at once, and three and then three."""
-    settings = [*SMALL, f"agent={agent}", "checkpoint_every=2"]
+    settings = [*SMALL, *CHOICES[agent], "checkpoint_every=2"]
     run(*settings, "name=whole", "iterations=6")
     run(*settings, "name=parts", "iterations=3")
     code, out, _ = run("resume=runs/parts", "iterations=6")
@@ -205,8 +221,16 @@ def wait_for_iteration(process, folder, iteration):
     raise AssertionError(process.communicate()[0])
 
 
-def test_a_killed_run_loses_at_most_the_checkpoint_interval_and_an_interrupted_one_nothing(run, tmp_path):
-    settings = [*SMALL, "checkpoint_every=3", "iterations=100000", "evaluation.every=0", "logging.tensorboard=false"]
+@pytest.mark.parametrize("agent", ["grpo", "ppo lora"])
+def test_a_killed_run_loses_at_most_the_checkpoint_interval_and_an_interrupted_one_nothing(run, tmp_path, agent):
+    settings = [
+        *SMALL,
+        *CHOICES[agent],
+        "checkpoint_every=3",
+        "iterations=100000",
+        "evaluation.every=0",
+        "logging.tensorboard=false",
+    ]
     folder = tmp_path / "runs/long"
     killed = start(*settings, "name=long", cwd=tmp_path)
     wait_for_iteration(killed, folder, 5)
@@ -263,6 +287,15 @@ MISTAKES = {
     "a task's setting out of range": ([*SMALL, "task.length=0"], "length must be at least 1, got 0"),
     "a task's setting that it has not": ([*SMALL, "+task.size=3"], "size"),
     "a device that is not there": ([*SMALL, "policy.device=abacus"], "policy.device must be auto, cpu or cuda"),
+    "an adapter of a negative rank": ([*SMALL, "policy.lora.rank=-1"], "policy.lora.rank must be at least 0"),
+    "an adapter on a layer that is not there": (
+        [*SMALL, "policy.lora.rank=2", "policy.lora.targets=[q_proj,c_attn]"],
+        "policy.lora.targets must name linear layers, c_attn is none in LlamaForCausalLM; there are down_proj, ",
+    ),
+    "an adapter with dropout": (
+        [*SMALL, "policy.lora.rank=2", "policy.lora.dropout=0.1"],
+        "policy.lora.dropout must be 0",
+    ),
     "a folder that is not there": ([*SMALL, "policy.model=./nowhere"], "there is no folder './nowhere'"),
     "a folder without a model": ([*SMALL, "policy.model=./empty"], "has no config.json"),
     "a model without weights": ([*SMALL, "policy.model=./half"], "has no weights"),
@@ -467,6 +500,7 @@ def test_seeds_differ_and_repeat(run, tmp_path):
 
 def test_help_lists_the_groups_and_their_choices(run):
     code, out, _ = run("--help")
+    assert "lora:\n" in out
     assert code in (0, None)
     for text in ("agent: grpo, ppo", "task: arithmetic", "reward: ", "policy: ", "experiment: ", "resume=runs/NAME"):
         assert text in out

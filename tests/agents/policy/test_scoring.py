@@ -10,8 +10,10 @@ from small import (
     distance,
     hugging_face_model,
     language_model,
+    logprobs_by_hand,
     make_rollout,
     prompts_of,
+    ragged_rollout,
     small_policy,
     widened,
     with_critic,
@@ -21,28 +23,6 @@ from small import (
 from agents.policy.packing import microbatches, pack
 
 RAGGED = (5, 9, 5, 1, 12, 9)
-
-
-def ragged_rollout(**fields):
-    """Six rows of three problems, prompts shared in pairs, one row with tokens of the environment in the middle."""
-    a, b, c = prompts_of((5, 9, 1))
-    responses = prompts_of((4, 1, 7, 3, 2, 6), seed=1)
-    masks = [[1] * len(r) for r in responses]
-    masks[2] = [1, 1, 0, 0, 0, 1, 1]
-    return make_rollout([a, b, a, c, c, b], responses, masks=masks, problem=[0, 1, 0, 2, 2, 1], **fields)
-
-
-@torch.no_grad()
-def logprobs_by_hand(model, rollout):
-    """Every row forwarded whole by transformers' own attention."""
-    expected = torch.zeros(rollout.mask.shape)
-    for i in range(len(rollout)):
-        text = rollout.tokens[i, : rollout.length[i]]
-        logprob = model(input_ids=text[None], use_cache=False).logits[0, :, :ACTIONS].log_softmax(-1)
-        for a in rollout.mask[i].nonzero()[:, 0].tolist():
-            place = int(rollout.prompt_length[i]) + a
-            expected[i, a] = logprob[place - 1, text[place]]
-    return expected
 
 
 def gradients(policy, rollout, *, weight=None):

@@ -2,16 +2,19 @@ import importlib.util
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from rich.console import Console
+from safetensors.torch import load_file
 
 from rewards.preference import RewardModel
 from rewards.preference.card import read_card
 from rewards.preference.config import TinyConfig, TrainConfig
+from rewards.preference.lora import LoraConfig
 from rewards.preference.training import train
 from rewards.types import Sample
 
@@ -170,6 +173,45 @@ def test_a_training_that_leaves_the_numbers_says_so_and_writes_nothing(pairs, tm
     with pytest.raises(ArithmeticError, match=r"at step .*: a lower learning_rate may help"):
         quiet(data=str(pairs), output=str(tmp_path / "rm"), learning_rate=1e30, epochs=3)
     assert [path.name for path in tmp_path.iterdir()] == ["pairs.jsonl"]
+
+
+def test_an_adapter_learns_and_is_saved_merged(tmp_path):
+    """Continued from a model that knows a little: the head and a rank of 4 are enough to learn the rest."""
+    synthetic.write_pairs(tmp_path / "few.jsonl", 1500, seed=300)
+    synthetic.write_pairs(tmp_path / "train.jsonl", 3000, seed=100)
+    synthetic.write_pairs(tmp_path / "eval.jsonl", 1000, seed=200)
+    files = {"eval_data": str(tmp_path / "eval.jsonl")}
+    first = quiet(data=str(tmp_path / "few.jsonl"), output=str(tmp_path / "first"), **files)
+    model = continued_from(tmp_path / "first", tmp_path / "lm")
+    settings = {"data": str(tmp_path / "train.jsonl"), "model": str(model), "lora": LoraConfig(rank=4), **files}
+    summary = quiet(output=str(tmp_path / "rm"), learning_rate=5e-3, **settings)
+    assert summary["eval"]["accuracy"] > first["eval"]["accuracy"]
+    before, after = (load_file(path / "model.safetensors") for path in (model, tmp_path / "rm/backbone"))
+    after = {name if name in before else f"model.{name}": weight for name, weight in after.items()}
+    changed = {name for name in after if not after[name].equal(before[name])}
+    assert changed == {name for name in before if "proj" in name}
+    assert not any("lora" in name for name in after)
+    assert len(RewardModel(tmp_path / "rm").score_batch([Sample("1:", "abc")])) == 1
+
+
+def continued_from(reward_model, folder):
+    """The backbone of a reward model and its tokenizer as a folder to train from."""
+    shutil.copytree(reward_model / "backbone", folder)
+    shutil.copytree(reward_model / "tokenizer", folder, dirs_exist_ok=True)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("lora", "message"),
+    [
+        (LoraConfig(rank=-1), r"lora\.rank must be at least 0 .*, got -1"),
+        (LoraConfig(rank=2, targets="c_attn"), r"lora\.targets must name linear layers, c_attn is none in LlamaModel"),
+    ],
+)
+def test_an_adapter_that_cannot_be_is_named(pairs, tmp_path, lora, message):
+    with pytest.raises(ValueError, match=message):
+        quiet(data=str(pairs), output=str(tmp_path / "rm"), lora=lora)
+    assert not (tmp_path / "rm").exists()
 
 
 def test_the_same_seed_gives_the_same_model(pairs, tmp_path):
