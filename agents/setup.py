@@ -114,7 +114,8 @@ def adapter_parameters(shape: PretrainedConfig, adapter: LoraConfig) -> int:
     """How many weights an adapter has. Raises `ValueError` for a target that the model does not have."""
     with torch.device("meta"):  # the modules and their names, without weights
         layers = targeted(AutoModelForCausalLM.from_config(shape), adapter, name=NAME)
-    return sum(adapter.rank * sum(layer.weight.shape) for layer in layers.values())  # type: ignore[arg-type]
+    shapes = [layer.get_parameter("weight").shape for layer in layers.values()]
+    return sum(adapter.rank * (rows + columns) for rows, columns in shapes)
 
 
 def fit_into_memory(
