@@ -13,7 +13,7 @@ import torch
 
 from agents.collect import collect
 from agents.policy import Policy, Sampling
-from agents.policy.hardware import peak_memory_gb
+from agents.policy.hardware import keep_freed_memory, peak_memory_gb
 from agents.policy.loading import load_model
 from benchmarks.free import Free, WideTokenizer
 from benchmarks.peers.answering import answer
@@ -71,6 +71,7 @@ class Budgeted(TextVectorEnv):
 def load(settings: dict[str, Any]) -> dict[str, Any]:
     """The policy in the number format that is measured, and an environment a workload."""
     torch.set_num_threads(settings["threads"])
+    keep_freed_memory()
     device = torch.device(settings["device"])
     folder = settings["model"]
     model = load_model(folder, device=device, dtype=getattr(torch, settings["precision"]))
