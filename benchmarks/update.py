@@ -25,7 +25,6 @@ from agents.advantages import group_advantages
 from agents.policy.hardware import pick_device
 from benchmarks.comparison import (
     HERE,
-    PRECISIONS,
     Measured,
     Say,
     about,
@@ -40,6 +39,7 @@ from benchmarks.comparison import (
 )
 from benchmarks.peers.environments import OWN, Absent, Worker
 from benchmarks.shapes import model_folder
+from benchmarks.step_options import parsed, parser_of
 from textenv.tokenizer import load_tokenizer
 
 TOLERANCE = 1e-4
@@ -191,23 +191,10 @@ def table(
 
 def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
-    parser.add_argument("--model", default="smollm2", help="smollm2, a folder, or random weights: 135m, 0.5b, 1.5b")
-    parser.add_argument("--prompts", type=int, default=8)
-    parser.add_argument("--group", type=int, default=8, help="completions a prompt")
-    parser.add_argument("--prompt-tokens", type=int, default=47)
-    parser.add_argument("--new", type=int, default=32, help="tokens of each completion")
-    parser.add_argument("--steps", type=int, default=3, help="measured, behind a warm-up")
-    parser.add_argument("--micro-batch", type=int, default=16, help="rows that TRL takes at once")
+    parser = parser_of(__doc__)
     parser.add_argument("--peers", nargs="*", choices=("trl",), default=["trl"])
-    parser.add_argument("--limit-seconds", type=float, default=3600, help="of each process")
     parser.add_argument("--output", type=Path, default=HERE / "results" / "update")
-    options = parser.parse_args(arguments)
-    if options.prompts * options.group % options.micro_batch:
-        parser.error(f"--micro-batch must divide the {options.prompts * options.group} completions")
-    return options
+    return parsed(parser, arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
