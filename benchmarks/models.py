@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qwen2Config
 
-from agents.policy.loading import cache_folder, resolve
+from agents.policy.hardware import cache_folder
+from agents.policy.loading import resolve
 
 Say = Callable[[str], None]
 

@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from agents.policy import kernels
+
 NAME = "textenv"
 
 REFUSED = ("softcap", "s_aux")
@@ -124,7 +126,7 @@ class NextView:
         column: Int[Tensor, "B"],
         num_keys: int,
     ) -> None:
-        self.cache, self.column = cache, column
+        self.cache, self.position, self.column = cache, position, column
         self.row = torch.arange(len(position), device=position.device)
         key_position = torch.arange(num_keys, device=position.device)[None]
         query_position = position[:, None]
@@ -132,6 +134,9 @@ class NextView:
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float | None, window: int | None) -> Tensor:
         """As `PackedView.attend`, T = B."""
+        if kernels.suit(q, k, v, self.cache):
+            scale = q.shape[-1] ** -0.5 if scale is None else scale
+            return kernels.attend(q, k, v, self.cache[layer], self.column, self.position, scale, window)
         keys, values = self.cache[layer].unbind(0)
         keys[self.row, :, self.column] = k
         values[self.row, :, self.column] = v

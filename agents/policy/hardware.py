@@ -6,12 +6,18 @@ import ctypes
 import os
 import resource
 import sys
+from pathlib import Path
 
 import torch
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """From glibc's malloc.h."""
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def cache_folder() -> Path:
+    """Where converted models and compiled kernels are kept: `$TEXTENV_CACHE`, or `~/.cache/textenv`."""
+    return Path(os.environ.get("TEXTENV_CACHE") or Path.home() / ".cache" / "textenv")
 
 
 def pick_device(name: str) -> torch.device:

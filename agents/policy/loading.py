@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from agents.policy.hardware import cache_folder
 from agents.policy.model import LanguageModel
 
 SMOLLM2 = "smollm2"
@@ -104,11 +104,6 @@ def tiny_shape(vocabulary: int, config: TinyConfig) -> LlamaConfig:
         bos_token_id=None,
         eos_token_id=None,
     )
-
-
-def cache_folder() -> Path:
-    """Where converted models are kept: `$TEXTENV_CACHE`, or `~/.cache/textenv`."""
-    return Path(os.environ.get("TEXTENV_CACHE") or Path.home() / ".cache" / "textenv")
 
 
 def smollm2_folder(say: Say = print) -> Path:

@@ -19,6 +19,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from agents.policy import attention
 from agents.policy.attention import PackedView, View
+from agents.policy.fused import replace_elementwise
 from agents.policy.linear import replace_products
 
 
@@ -29,6 +30,7 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.model = model.eval()
         self.products = replace_products(self.model)
+        replace_elementwise(self.model)
         self.packed = self._try_packed()
 
     @property

@@ -1,0 +1,154 @@
+"""`kernels.c`, compiled where it runs.
+
+On a CPU a step of decoding is a thousand small operations, and half of its time is theirs. Torch has none that does a
+whole RMS norm or the attention of one new token at once, so a few are written in C. They are compiled on first use by
+the machine's own compiler (a second, kept in the user's cache folder) for the processor at hand. Where there is no
+compiler, on a GPU, and where a gradient is wanted, torch computes the same. `TEXTENV_KERNELS=0` turns them off.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import warnings
+from functools import cache
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from agents.policy.hardware import cache_folder
+
+SOURCE = Path(__file__).with_name("kernels.c")
+COMPILE = ("-c", "-O3", "-march=native", "-ffast-math", "-fopenmp", "-fPIC")
+LINK = ("-shared",)
+"""Separate from compiling: a library that is linked with -ffast-math turns off denormal numbers for the whole process.
+The OpenMP runtime is not named, so that it is torch's own: one team of threads, not two that wait for each other."""
+FORMATS = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+ADDRESS, COUNT, REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+ARGUMENTS = {
+    "rms_norm": [ADDRESS] * 3 + [COUNT] * 2 + [REAL, COUNT],
+    "silu_mul": [ADDRESS] * 3 + [COUNT],
+    "attend": [ADDRESS, COUNT, COUNT] * 3 + [ADDRESS] * 5 + [COUNT] * 6 + [REAL],
+}
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The compiled functions; None where they are turned off or cannot be had."""
+    compiler = shlex.split(os.environ.get("CC", "cc"))
+    if os.environ.get("TEXTENV_KERNELS") == "0" or not sys.platform.startswith("linux"):
+        return None
+    if not compiler or shutil.which(compiler[0]) is None:
+        return None
+    try:
+        loaded = ctypes.CDLL(str(compiled(compiler)))
+    except (OSError, subprocess.SubprocessError) as error:
+        said = getattr(error, "stderr", None) or str(error)
+        warnings.warn(f"the CPU kernels could not be compiled, torch's are used: {said.strip()[:500]}", stacklevel=2)
+        return None
+    for name, types in ARGUMENTS.items():
+        for number in FORMATS.values():
+            getattr(loaded, f"{name}_{number}").argtypes = types
+    return loaded
+
+
+def compiled(compiler: list[str]) -> Path:
+    """Where the library for this source, compiler and processor lies. Raises what the compiler raises."""
+    key = hashlib.sha256(SOURCE.read_bytes())
+    for part in (*compiler, *COMPILE, *LINK, platform.machine(), processor()):
+        key.update(part.encode())
+    folder = cache_folder()
+    path = folder / f"kernels-{key.hexdigest()[:16]}.so"
+    if path.exists():
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        for options in ((*COMPILE, str(SOURCE), "-o", "kernels.o"), (*LINK, "kernels.o", "-o", "kernels.so", "-lm")):
+            command = [*compiler, *options]
+            subprocess.run(command, cwd=scratch, check=True, capture_output=True, text=True, timeout=120)
+        os.replace(Path(scratch) / "kernels.so", path)  # at once: another process may be doing the same
+    return path
+
+
+def processor() -> str:
+    """What tells processors apart whose instructions differ."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
+
+
+def suit(*tensors: Tensor) -> bool:
+    """Whether the kernels can take these: of one format they know, on a CPU, whole in the last axis, no gradient."""
+    if torch.is_grad_enabled() or library() is None:
+        return False
+    dtype = tensors[0].dtype
+    return dtype in FORMATS and all(
+        x.dtype == dtype and x.device.type == "cpu" and x.stride(-1) == 1 and x.numel() for x in tensors
+    )
+
+
+def rms_norm(x: Float[Tensor, "*R H"], weight: Float[Tensor, "H"], eps: float, plus_one: bool) -> Float[Tensor, "*R H"]:
+    """`x` over its root mean square, times `weight`, or times `1 + weight` (Gemma)."""
+    x, out = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
+    size = x.shape[-1]
+    call("rms_norm", x, x.data_ptr(), weight.data_ptr(), out.data_ptr(), x.numel() // size, size, eps, plus_one)
+    return out
+
+
+def silu_mul(gate: Float[Tensor, "*R H"], up: Float[Tensor, "*R H"]) -> Float[Tensor, "*R H"]:
+    """`silu(gate) * up`."""
+    gate, up = gate.contiguous(), up.contiguous()
+    out = torch.empty_like(gate)
+    call("silu_mul", gate, gate.data_ptr(), up.data_ptr(), out.data_ptr(), gate.numel())
+    return out
+
+
+def attend(
+    q: Float[Tensor, "B H D"],
+    k: Float[Tensor, "B K D"],
+    v: Float[Tensor, "B K D"],
+    cache: Float[Tensor, "2 S K C D"],
+    column: Int[Tensor, "B"],
+    position: Int[Tensor, "B"],
+    scale: float,
+    window: int | None,
+) -> Float[Tensor, "B H D"]:
+    """Attention of one new token in each of the first B slots of a contiguous `cache`, float32 within.
+
+    Its key and value are written to `column`; it sees the columns up to `position`. Raises `MemoryError`.
+    """
+    num_rows, heads, size = k.shape
+    out = q.new_empty(q.shape)
+    failed = call(
+        "attend",
+        q,
+        *(number for x in (q, k, v) for number in (x.data_ptr(), x.stride(0), x.stride(1))),
+        cache.data_ptr(),
+        cache.data_ptr() + cache.stride(0) * cache.element_size(),
+        column.data_ptr(),
+        position.data_ptr(),
+        out.data_ptr(),
+        num_rows,
+        heads,
+        cache.shape[3],
+        q.shape[1] // heads,
+        size,
+        window or 0,
+        scale,
+    )
+    if failed:
+        raise MemoryError(f"no memory for the attention of {num_rows} rows over {cache.shape[3]} columns")
+    return out
+
+
+def call(name: str, like: Tensor, *arguments: float) -> int:
+    """The function for the number format of `like`."""
+    return getattr(library(), f"{name}_{FORMATS[like.dtype]}")(*arguments)
