@@ -159,4 +159,44 @@ int64_t NAME(attend)(const number *q, int64_t q_row, int64_t q_head, const numbe
   return failed;
 }
 
+/* A token for each row of logits [rows, size], the inverse of the cumulative distribution at `uniform`, and its
+ * log-probability. Two levels, as in sampling.py: sums of blocks, then the tokens of the block that holds the point. */
+int64_t NAME(draw)(const number *logits, int64_t stride, const double *uniform, int64_t *token, float *logprob,
+                   int64_t rows, int64_t size, float temperature) {
+  enum { BLOCK = 256 };
+  int64_t failed = 0, blocks = (size + BLOCK - 1) / BLOCK;
+#pragma omp parallel for schedule(static) reduction(| : failed)
+  for (int64_t r = 0; r < rows; r++) {
+    const number *z = logits + r * stride;
+    double *sum = malloc(sizeof(double) * blocks), total = 0, below = 0;
+    if (!sum) {
+      failed = 1;
+      continue;
+    }
+    float top = load(z[0]), inverse = 1 / temperature;
+    for (int64_t i = 0; i < size; i++) top = fmaxf(top, load(z[i]));
+    for (int64_t b = 0; b < blocks; b++) {
+      int64_t end = b + 1 < blocks ? (b + 1) * BLOCK : size;
+      float mass = 0;
+      for (int64_t i = b * BLOCK; i < end; i++) mass += expf((load(z[i]) - top) * inverse);
+      total += sum[b] = mass;
+    }
+    double point = uniform[r] * total;
+    int64_t block = 0, chosen = 0, last;
+    while (block + 1 < blocks && below + sum[block] <= point) below += sum[block++];
+    while (block > 0 && sum[block] == 0) below -= sum[--block]; /* rounding: there is no mass left */
+    last = block + 1 < blocks ? (block + 1) * BLOCK : size;
+    for (int64_t i = block * BLOCK; i < last; i++) {
+      float mass = expf((load(z[i]) - top) * inverse);
+      if (mass > 0) chosen = i; /* never one without mass */
+      below += mass;
+      if (mass > 0 && below > point) break;
+    }
+    token[r] = chosen;
+    logprob[r] = (load(z[chosen]) - top) * inverse - log(total);
+    free(sum);
+  }
+  return failed;
+}
+
 #endif

@@ -37,6 +37,7 @@ ADDRESS, COUNT, REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 ARGUMENTS = {
     "rms_norm": [ADDRESS] * 3 + [COUNT] * 2 + [REAL, COUNT],
     "silu_mul": [ADDRESS] * 3 + [COUNT],
+    "draw": [ADDRESS, COUNT] + [ADDRESS] * 3 + [COUNT] * 2 + [REAL],
     "attend": [ADDRESS, COUNT, COUNT] * 3 + [ADDRESS] * 5 + [COUNT] * 6 + [REAL],
 }
 
@@ -147,6 +148,22 @@ def attend(
     if failed:
         raise MemoryError(f"no memory for the attention of {num_rows} rows over {cache.shape[3]} columns")
     return out
+
+
+def draw(
+    logits: Float[Tensor, "R V"], uniform: Float[Tensor, "R"], temperature: float
+) -> tuple[Int[Tensor, "R"], Float[Tensor, "R"]]:
+    """A token a row, the inverse of the cumulative distribution at `uniform` (float64), and its log-probability.
+
+    Raises `MemoryError`.
+    """
+    num_rows, size = logits.shape
+    token, logprob = logits.new_empty(num_rows, dtype=torch.int64), logits.new_empty(num_rows, dtype=torch.float32)
+    results = token.data_ptr(), logprob.data_ptr()
+    start, stride = logits.data_ptr(), logits.stride(0)
+    if call("draw", logits, start, stride, uniform.data_ptr(), *results, num_rows, size, temperature):
+        raise MemoryError(f"no memory to draw from {size} logits")
+    return token, logprob
 
 
 def call(name: str, like: Tensor, *arguments: float) -> int:

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from agents.policy import kernels
 from agents.policy.cache import SlotCache
 from agents.policy.decode import Graphs, Pace, decode
 from agents.policy.head import score_tokens
@@ -192,8 +193,10 @@ class Policy(nn.Module):
         self, state: Tensor, proposals: Proposals, num_rows: int, *, sampling: Sampling, with_entropy: bool
     ) -> Drawn:
         uniform = uniforms(proposals.seed, proposals.episode[:num_rows], proposals.position[:num_rows] + 1)
-        logits = sampling.logits(self.head(state))
-        return draw(logits, uniform, greedy=sampling.greedy, with_entropy=with_entropy)
+        raw = self.head(state)
+        if sampling.whole and not with_entropy and kernels.suit(raw):
+            return Drawn(*kernels.draw(raw, uniform, sampling.temperature), None)
+        return draw(sampling.logits(raw), uniform, greedy=sampling.greedy, with_entropy=with_entropy)
 
     def _under_way(self, num_rows: int, max_tokens: int) -> Proposals:
         known = self._proposals

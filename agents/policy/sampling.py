@@ -37,6 +37,11 @@ class Sampling:
     def greedy(self) -> bool:
         return self.temperature == 0
 
+    @property
+    def whole(self) -> bool:
+        """Whether every token may be drawn, each as its tempered logit says."""
+        return self.temperature > 0 and self.top_k == 0 and self.top_p == 1
+
     def logits(self, raw: Float[Tensor, "R V"], chosen: Int[Tensor, "R"] | None = None) -> Float[Tensor, "R V"]:
         """Logits of the distribution that is sampled from, in float32; excluded tokens are -inf.
 

@@ -86,6 +86,36 @@ def test_attention_of_a_new_token_is_the_softmax_over_what_its_row_holds(heads, 
     assert torch.equal(cache, before)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("size", [1, 255, 256, 257, 1000])
+def test_a_drawn_token_is_the_inverse_of_the_cumulative_distribution(size, temperature, dtype):
+    rows = 200
+    logits = 2 * numbers(rows, size + 3, seed=0, dtype=dtype)[:, :size]  # rows that pad the head are no tokens
+    uniform = torch.rand(rows, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    token, logprob = kernels.draw(logits, uniform, temperature)
+    exact = (logits.double() / temperature).log_softmax(-1)
+    upto = exact.exp().cumsum(-1)
+    before = upto.gather(1, token[:, None])[:, 0] - exact.exp().gather(1, token[:, None])[:, 0]
+    assert ((before - 1e-6 <= uniform) & (uniform <= upto.gather(1, token[:, None])[:, 0] + 1e-6)).all()
+    torch.testing.assert_close(logprob.double(), exact.gather(1, token[:, None])[:, 0], atol=2e-6, rtol=1e-6)
+
+
+def test_a_token_without_mass_is_never_drawn():
+    logits = torch.full((4, 600), -torch.inf)
+    logits[:, [3, 300]] = 0.0
+    token, logprob = kernels.draw(logits, torch.tensor([0.0, 0.4999, 0.5, 1 - 2**-53], dtype=torch.float64), 1.0)
+    assert token.tolist() == [3, 3, 300, 300]
+    torch.testing.assert_close(logprob, torch.full((4,), math.log(0.5)))
+
+
+def test_a_logit_that_is_no_number_shows_in_the_log_probability():
+    logits = torch.zeros(2, 600)
+    logits[1, 5] = torch.nan
+    _, logprob = kernels.draw(logits, torch.full((2,), 0.3, dtype=torch.float64), 1.0)
+    assert logprob.isnan().tolist() == [False, True]
+
+
 def llama(**changes) -> LlamaForCausalLM:
     shape = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
     torch.manual_seed(0)
