@@ -146,7 +146,20 @@ class NextView:
         return attention(queries, keys, values, self.sight, scale, window).flatten(1, 2)
 
 
-View = PackedView | CachedView | NextView
+class Overheard:
+    """A view that notes what scale and window each layer asks for."""
+
+    def __init__(self, view: PackedView) -> None:
+        self.view = view
+        self.asked: dict[int, tuple[float | None, int | None]] = {}
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float | None, window: int | None) -> Tensor:
+        """As the view's own."""
+        self.asked[layer] = scale, window
+        return self.view.attend(layer, q, k, v, scale, window)
+
+
+View = PackedView | CachedView | NextView | Overheard
 
 
 def grouped_attention(

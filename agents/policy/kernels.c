@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { SMALL = 4096 }; /* Numbers for which starting the threads costs more than it saves. */
+
 static inline float load_f32(float x) { return x; }
 static inline float store_f32(float x) { return x; }
 
@@ -27,17 +29,106 @@ static inline uint16_t store_bf16(float x) { /* to nearest, ties to even */
   return (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
+enum { COLUMNS = 32, TILE = 64 };
+
+/* at::native::cpublas::brgemm: rows, columns, inner, three strides, whether to add, two factors, their product, and
+ * whether the second one holds its rows in pairs. */
+typedef void (*product)(int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, _Bool, const void *, const void *,
+                        float *, _Bool);
+
+/* A linear layer [outer, inner]: blocks of COLUMNS outputs, [inner, COLUMNS] each; in bfloat16 with the rows of a block
+ * in pairs, [inner / 2, COLUMNS, 2]. No bias: 0. */
+typedef struct {
+  const void *weight, *bias;
+  int64_t inner, outer;
+} matrix;
+
+typedef struct {
+  const void *first_norm, *second_norm, *q_norm, *k_norm; /* of heads: 0 where there is none */
+  matrix qkv, out, gate, up, down;
+  int64_t window;
+  float scale;
+} layer;
+
+typedef struct {
+  product multiply;
+  void (*release)(_Bool); /* of what the products hold of a thread */
+  int64_t layers, hidden, heads, group, size, plus_one;
+  float eps;
+} decoder;
+
+#ifdef __AVX512F__
+/* Sixteen numbers, and what is done with them where a register holds that many. A row of numbers is read as pairs of
+ * these, in whatever order is cheap: bfloat16 as its even and its odd elements, which takes two instructions. */
+typedef float wide __attribute__((vector_size(64)));
+typedef uint32_t bits __attribute__((vector_size(64)));
+#ifdef __clang__
+#define SHUFFLE __builtin_shufflevector
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (bits){__VA_ARGS__})
+#endif
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE void load_pair_f32(const float *x, wide *a, wide *b) {
+  memcpy(a, x, sizeof *a);
+  memcpy(b, x + 16, sizeof *b);
+}
+
+INLINE void store_pair_f32(float *x, wide a, wide b) {
+  memcpy(x, &a, sizeof a);
+  memcpy(x + 16, &b, sizeof b);
+}
+
+INLINE void load_pair_bf16(const uint16_t *x, wide *a, wide *b) {
+  bits both;
+  memcpy(&both, x, sizeof both);
+  *a = (wide)(both << 16);
+  *b = (wide)(both & 0xffff0000u);
+}
+
+INLINE void store_pair_bf16(uint16_t *x, wide a, wide b) {
+  bits low = (bits)a, high = (bits)b;
+  low = (low + 0x7fff + ((low >> 16) & 1)) >> 16;
+  high = (high + 0x7fff + ((high >> 16) & 1)) & 0xffff0000u;
+  low |= high;
+  memcpy(x, &low, sizeof low);
+}
+
+#define FETCH(x) __builtin_prefetch(x, 0, 3)
+
+/* Sums of sixteen vectors, each in its lane. */
+INLINE wide sums(wide *x) {
+  for (int j = 0; j < 8; j++)
+    x[j] = SHUFFLE(x[j], x[j + 8], 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+           SHUFFLE(x[j], x[j + 8], 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+  for (int j = 0; j < 4; j++)
+    x[j] = SHUFFLE(x[j], x[j + 4], 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27) +
+           SHUFFLE(x[j], x[j + 4], 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31);
+  for (int j = 0; j < 2; j++)
+    x[j] = SHUFFLE(x[j], x[j + 2], 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29) +
+           SHUFFLE(x[j], x[j + 2], 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
+  return SHUFFLE(x[0], x[1], 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30) +
+         SHUFFLE(x[0], x[1], 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31);
+}
+#endif
+
 #define number float
+#define load_pair load_pair_f32
+#define store_pair store_pair_f32
 #define load load_f32
 #define store store_f32
 #define NAME(f) f##_float32
 #include __FILE__
 #undef number
+#undef load_pair
+#undef store_pair
 #undef load
 #undef store
 #undef NAME
 
 #define number uint16_t
+#define load_pair load_pair_bf16
+#define store_pair store_pair_bf16
 #define load load_bf16
 #define store store_bf16
 #define NAME(f) f##_bfloat16
@@ -45,45 +136,107 @@ static inline uint16_t store_bf16(float x) { /* to nearest, ties to even */
 
 #else
 
-/* Root mean square norm of rows [rows, size]. `plus_one`: the scale is 1 + weight and applied before rounding. */
+/* One row of a root mean square norm. `plus_one`: the scale is 1 + weight and applied before rounding. */
+static inline void NAME(norm_row)(const number *in, const number *weight, number *to, int64_t size, float eps,
+                                  int64_t plus_one) {
+  float squares = 0;
+  for (int64_t i = 0; i < size; i++) squares += load(in[i]) * load(in[i]);
+  float scale = 1 / sqrtf(squares / size + eps);
+  if (plus_one)
+    for (int64_t i = 0; i < size; i++) to[i] = store(load(in[i]) * scale * (1 + load(weight[i])));
+  else
+    for (int64_t i = 0; i < size; i++) to[i] = store(load(weight[i]) * load(store(load(in[i]) * scale)));
+}
+
+/* Root mean square norm of rows [rows, size]. */
 void NAME(rms_norm)(const number *x, const number *weight, number *out, int64_t rows, int64_t size, float eps,
                     int64_t plus_one) {
-#pragma omp parallel for schedule(static) if (rows * size > 4096)
+#pragma omp parallel for schedule(static) if (rows * size > SMALL)
+  for (int64_t r = 0; r < rows; r++) NAME(norm_row)(x + r * size, weight, out + r * size, size, eps, plus_one);
+}
+
+/* sum = x + y, and the norm of it. */
+void NAME(add_rms_norm)(const number *x, const number *y, const number *weight, number *sum, number *out, int64_t rows,
+                        int64_t size, float eps, int64_t plus_one) {
+#pragma omp parallel for schedule(static) if (rows * size > SMALL)
   for (int64_t r = 0; r < rows; r++) {
-    const number *in = x + r * size;
-    number *to = out + r * size;
-    float squares = 0;
-    for (int64_t i = 0; i < size; i++) squares += load(in[i]) * load(in[i]);
-    float scale = 1 / sqrtf(squares / size + eps);
-    if (plus_one)
-      for (int64_t i = 0; i < size; i++) to[i] = store(load(in[i]) * scale * (1 + load(weight[i])));
-    else
-      for (int64_t i = 0; i < size; i++) to[i] = store(load(weight[i]) * load(store(load(in[i]) * scale)));
+    number *to = sum + r * size;
+    for (int64_t i = 0; i < size; i++) to[i] = store(load(x[r * size + i]) + load(y[r * size + i]));
+    NAME(norm_row)(to, weight, out + r * size, size, eps, plus_one);
+  }
+}
+
+/* What a change of the norm's output means for its input, plus `change` if there is one; and for its weight, as a sum
+ * over its own rows for each of `threads`, so that the whole sum has one order: by_weight [threads, size], of zeros. */
+void NAME(rms_norm_backward)(const number *x, const number *weight, const number *by_out, const number *change,
+                             number *by_x, float *by_weight, int64_t rows, int64_t size, float eps, int64_t plus_one,
+                             int64_t threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (int64_t t = 0; t < threads; t++) {
+    float *own = by_weight + t * size;
+    for (int64_t r = rows * t / threads; r < rows * (t + 1) / threads; r++) {
+      const number *in = x + r * size, *by = by_out + r * size;
+      float squares = 0, along = 0;
+      for (int64_t i = 0; i < size; i++) {
+        squares += load(in[i]) * load(in[i]);
+        along += load(by[i]) * (plus_one + load(weight[i])) * load(in[i]);
+      }
+      float scale = 1 / sqrtf(squares / size + eps), shrink = along * scale * scale / size;
+      for (int64_t i = 0; i < size; i++) {
+        float slope = load(by[i]) * (plus_one + load(weight[i])) - load(in[i]) * shrink;
+        by_x[r * size + i] = store(slope * scale + (change ? load(change[r * size + i]) : 0));
+        own[i] += load(by[i]) * load(in[i]) * scale;
+      }
+    }
   }
 }
 
 /* silu(gate) * up, of `size` numbers each. */
 void NAME(silu_mul)(const number *gate, const number *up, number *out, int64_t size) {
-#pragma omp parallel for simd schedule(static) if (size > 4096)
+#pragma omp parallel for simd schedule(static) if (size > SMALL)
   for (int64_t i = 0; i < size; i++) {
     float g = load(gate[i]);
     out[i] = store(load(store(g / (1 + expf(-g)))) * load(up[i]));
   }
 }
 
-/* How `group` queries [group, size] weigh keys [length, size]: probabilities [group, length]. */
-static inline void NAME(probabilities)(const float *restrict query, const number *restrict keys, float *restrict p,
-                                       int64_t length, int64_t group, int64_t size) {
-  for (int64_t l = 0; l < length; l++) {
-    const number *key = keys + l * size;
-    for (int64_t g = 0; g < group; g++) {
-      float sum = 0;
-      for (int64_t d = 0; d < size; d++) sum += query[g * size + d] * load(key[d]);
-      p[g * length + l] = sum;
+/* What a change of silu(gate) * up means for both. */
+void NAME(silu_mul_backward)(const number *gate, const number *up, const number *by_out, number *by_gate,
+                             number *by_up, int64_t size) {
+#pragma omp parallel for simd schedule(static) if (size > SMALL)
+  for (int64_t i = 0; i < size; i++) {
+    float g = load(gate[i]), by = load(by_out[i]), sigmoid = 1 / (1 + expf(-g));
+    by_up[i] = store(by * g * sigmoid);
+    by_gate[i] = store(by * load(up[i]) * sigmoid * (1 + g * (1 - sigmoid)));
+  }
+}
+
+/* Rotary positions: x [rows, heads, size] turned by the angles whose cosines and sines are [rows, size]; `back` is the
+ * transposed turn, that of a gradient. */
+void NAME(rotate)(const number *x, int64_t x_row, const number *cosine, const number *sine, number *out, int64_t rows,
+                  int64_t heads, int64_t size, int64_t back) {
+  int64_t half = size / 2;
+#pragma omp parallel for schedule(static) if (rows * heads * size > SMALL)
+  for (int64_t r = 0; r < rows; r++) {
+    const number *c = cosine + r * size, *s = sine + r * size;
+    const number *down = back ? s + half : s, *up = back ? s : s + half;
+    float sign = back ? -1 : 1;
+    for (int64_t h = 0; h < heads; h++) {
+      const number *in = x + r * x_row + h * size;
+      number *restrict to = out + (r * heads + h) * size;
+      for (int64_t i = 0; i < half; i++)
+        to[i] = store(load(store(load(in[i]) * load(c[i]))) - load(store(load(in[i + half]) * sign * load(down[i]))));
+      for (int64_t i = 0; i < half; i++)
+        to[i + half] = store(load(store(load(in[i + half]) * load(c[i + half]))) +
+                             load(store(load(in[i]) * sign * load(up[i]))));
     }
   }
+}
+
+/* Scores [group, length], a row every `stride` numbers, to probabilities. */
+static inline void NAME(softmax)(float *restrict p, int64_t length, int64_t stride, int64_t group) {
   for (int64_t g = 0; g < group; g++) {
-    float *row = p + g * length, top = row[0], total = 0;
+    float *row = p + g * stride, top = row[0], total = 0;
     for (int64_t l = 0; l < length; l++) top = fmaxf(top, row[l]);
     for (int64_t l = 0; l < length; l++) total += row[l] = expf(row[l] - top);
     float inverse = 1 / total;
@@ -91,70 +244,221 @@ static inline void NAME(probabilities)(const float *restrict query, const number
   }
 }
 
-/* Probabilities [group, length] times values [length, size], added up in float32. */
-static inline void NAME(mix)(const float *restrict p, const number *restrict values, float *restrict sum,
-                             int64_t length, int64_t group, int64_t size) {
-  memset(sum, 0, sizeof(float) * group * size);
-  for (int64_t l = 0; l < length; l++) {
-    const number *value = values + l * size;
-    for (int64_t g = 0; g < group; g++)
-      for (int64_t d = 0; d < size; d++) sum[g * size + d] += p[g * length + l] * load(value[d]);
-  }
-}
-
-/* Ask for `count` numbers before they are needed: blocks are too short for the processor to see a pattern. */
-static inline void NAME(fetch)(const number *x, int64_t count) {
-  for (int64_t i = 0; i < count; i += 64 / sizeof(number)) __builtin_prefetch(x + i, 0, 2);
-}
-
-/* One key/value head of one row; `next` are the keys that come after it. */
+/* One key/value head of one row: `group` queries over `length` keys and values, of any `size`. Added up in float32. */
 static inline void NAME(attend_head)(const number *q, int64_t q_stride, const number *keys, const number *values,
-                                     const number *next, number *out, float *space, int64_t length, int64_t group,
+                                     number *out, float *restrict space, int64_t length, int64_t stride, int64_t group,
                                      int64_t size, float scale) {
-  float *query = space, *sum = space + group * size, *p = space + 2 * group * size;
+  float *restrict query = space, *restrict sum = space + group * size, *restrict p = space + 2 * group * size;
   for (int64_t g = 0; g < group; g++)
     for (int64_t d = 0; d < size; d++) query[g * size + d] = load(q[g * q_stride + d]) * scale;
-  NAME(fetch)(values, length * size);
-  NAME(probabilities)(query, keys, p, length, group, size);
-  NAME(fetch)(next, length * size);
-  NAME(mix)(p, values, sum, length, group, size);
+  for (int64_t l = 0; l < length; l++)
+    for (int64_t g = 0; g < group; g++) {
+      float score = 0;
+      for (int64_t d = 0; d < size; d++) score += query[g * size + d] * load(keys[l * size + d]);
+      p[g * stride + l] = score;
+    }
+  NAME(softmax)(p, length, stride, group);
+  memset(sum, 0, sizeof(float) * group * size);
+  for (int64_t l = 0; l < length; l++)
+    for (int64_t g = 0; g < group; g++)
+      for (int64_t d = 0; d < size; d++) sum[g * size + d] += p[g * stride + l] * load(values[l * size + d]);
   for (int64_t i = 0; i < group * size; i++) out[i] = store(sum[i]);
 }
 
-/* One new token in each of `rows` slots of a cache [slots, heads, columns, size]: its key and value are written to
- * `column`, and its queries see the columns up to `position` (the last `window` of them, if that is not 0).
- * q [rows, heads * group, size], k and v [rows, heads, size], each with strides of row and head. Returns 0, or 1 when
- * there is no memory. */
+#ifdef __AVX512F__
+/* The same for sizes that the compiler knows: queries and sums stay in registers, sixteen keys are added up at once.
+ * Values are asked for while keys are read, and the keys that come `next` while values are: blocks are too short for the
+ * processor to see a pattern. */
+INLINE void NAME(attend_head_wide)(const number *q, int64_t q_stride, const number *keys, const number *values,
+                                   const number *next, number *out, float *restrict p, int64_t length, int64_t stride,
+                                   const int group, const int size, float scale) {
+  wide query[4][8], sum[4][8];
+  for (int g = 0; g < group; g++)
+    for (int d = 0; d < size / 16; d += 2) {
+      load_pair(q + g * q_stride + d * 16, &query[g][d], &query[g][d + 1]);
+      query[g][d] *= scale, query[g][d + 1] *= scale;
+      sum[g][d] = sum[g][d + 1] = (wide){0};
+    }
+  for (int64_t start = 0; start < length; start += 16) {
+    wide part[4][16];
+    for (int j = 0; j < 16; j++) {
+      const number *key = keys + (start + j < length ? start + j : start) * size; /* what is too many is not read */
+      for (int g = 0; g < group; g++) part[g][j] = (wide){0};
+      for (int d = 0; d < size / 16; d += 2) {
+        wide a, b;
+        FETCH(values + (key - keys) + d * 16);
+        load_pair(key + d * 16, &a, &b);
+        for (int g = 0; g < group; g++) part[g][j] += query[g][d] * a + query[g][d + 1] * b;
+      }
+    }
+    for (int g = 0; g < group; g++) {
+      wide scores = sums(part[g]);
+      memcpy(p + g * stride + start, &scores, sizeof scores);
+    }
+  }
+  NAME(softmax)(p, length, stride, group);
+  for (int64_t l = 0; l < length; l++)
+    for (int d = 0; d < size / 16; d += 2) {
+      wide a, b;
+      FETCH(next + l * size + d * 16);
+      load_pair(values + l * size + d * 16, &a, &b);
+      for (int g = 0; g < group; g++) sum[g][d] += p[g * stride + l] * a, sum[g][d + 1] += p[g * stride + l] * b;
+    }
+  for (int g = 0; g < group; g++)
+    for (int d = 0; d < size / 16; d += 2) store_pair(out + g * size + d * 16, sum[g][d], sum[g][d + 1]);
+}
+#endif
+
+/* One key/value head of one row with one new token, whose key and value are written to `column`; its queries see the
+ * columns up to `position` (the last `window` of them, if that is not 0). Returns 0, or 1 when there is no memory. */
+static int64_t NAME(attend_next)(const number *q, int64_t q_head, const number *k, const number *v, number *keys,
+                                 number *values, const number *next, int64_t column, int64_t position, number *out,
+                                 int64_t group, int64_t size, int64_t window, float scale) {
+  int64_t end = position + 1, begin = window && end > window ? end - window : 0;
+  int64_t length = end - begin, stride = (length + 15) / 16 * 16;
+  memcpy(keys + column * size, k, size * sizeof(number));
+  memcpy(values + column * size, v, size * sizeof(number));
+  float *space = malloc(sizeof(float) * group * (2 * size + stride));
+  if (!space) return 1;
+  keys += begin * size, values += begin * size, next += begin * size;
+#ifdef __AVX512F__
+#define ATTEND(g, s)                                                                                    \
+  if (group == (g) && size == (s)) {                                                                    \
+    NAME(attend_head_wide)(q, q_head, keys, values, next, out, space, length, stride, g, s, scale);     \
+  } else
+  ATTEND(1, 64) ATTEND(2, 64) ATTEND(3, 64) ATTEND(4, 64) ATTEND(1, 128) ATTEND(2, 128) ATTEND(4, 128)
+#undef ATTEND
+#endif
+  NAME(attend_head)(q, q_head, keys, values, out, space, length, stride, group, size, scale);
+  free(space);
+  return 0;
+}
+
+/* One new token in each of `rows` slots of a cache [slots, heads, columns, size]. q [rows, heads * group, size], k and v
+ * [rows, heads, size], each with strides of row and head. Returns 0, or 1 when there is no memory. */
 int64_t NAME(attend)(const number *q, int64_t q_row, int64_t q_head, const number *k, int64_t k_row, int64_t k_head,
                      const number *v, int64_t v_row, int64_t v_head, number *keys, number *values,
                      const int64_t *column, const int64_t *position, number *out, int64_t rows, int64_t heads,
                      int64_t columns, int64_t group, int64_t size, int64_t window, float scale) {
-  int64_t failed = 0;
+  int64_t failed = 0, block = columns * size;
 #pragma omp parallel for schedule(static) reduction(| : failed)
   for (int64_t i = 0; i < rows * heads; i++) {
-    int64_t r = i / heads, h = i % heads, end = position[r] + 1;
-    int64_t begin = window && end > window ? end - window : 0, length = end - begin;
-    number *key = keys + i * columns * size, *value = values + i * columns * size;
-    memcpy(key + column[r] * size, k + r * k_row + h * k_head, size * sizeof(number));
-    memcpy(value + column[r] * size, v + r * v_row + h * v_head, size * sizeof(number));
-    float *space = malloc(sizeof(float) * group * (2 * size + length));
-    if (!space) {
-      failed = 1;
-      continue;
+    int64_t r = i / heads, h = i % heads;
+    failed |= NAME(attend_next)(q + r * q_row + h * group * q_head, q_head, k + r * k_row + h * k_head,
+                                v + r * v_row + h * v_head, keys + i * block, values + i * block,
+                                keys + (i + 1 < rows * heads ? i + 1 : i) * block, column[r], position[r],
+                                out + i * group * size, group, size, window, scale);
+  }
+  return failed;
+}
+
+/* Rotary positions in place, for one head. */
+static inline void NAME(turn)(number *x, const number *cosine, const number *sine, int64_t half) {
+#pragma omp simd
+  for (int64_t i = 0; i < half; i++) {
+    float a = load(x[i]), b = load(x[i + half]);
+    x[i] = store(load(store(a * load(cosine[i]))) - load(store(b * load(sine[i]))));
+    x[i + half] = store(load(store(b * load(cosine[i + half]))) + load(store(a * load(sine[i + half]))));
+  }
+}
+
+/* A tile of COLUMNS outputs of a linear layer for at most TILE rows: x [rows, inner] times block n of its packed weights
+ * (in float32, a row every COLUMNS), plus the bias. The product is torch's own, of one thread. */
+static inline void NAME(tile)(product multiply, const number *x, const matrix *w, int64_t n, int64_t rows, float *out) {
+  const number *block = (const number *)w->weight + n * w->inner * COLUMNS;
+  multiply(rows, COLUMNS, w->inner, w->inner, COLUMNS, COLUMNS, 0, x, block, out, sizeof(number) == 2);
+  if (w->bias)
+    for (int64_t r = 0; r < rows; r++)
+      for (int64_t i = 0; i < COLUMNS; i++) out[r * COLUMNS + i] += load(((const number *)w->bias)[n * COLUMNS + i]);
+}
+
+/* Block n of a linear layer, all rows. */
+static inline void NAME(block)(product multiply, const number *x, const matrix *w, int64_t n, int64_t rows,
+                               number *out) {
+  float sums[TILE * COLUMNS];
+  for (int64_t start = 0; start < rows; start += TILE) {
+    int64_t count = rows - start < TILE ? rows - start : TILE;
+    NAME(tile)(multiply, x + start * w->inner, w, n, count, sums);
+    for (int64_t r = 0; r < count; r++)
+      for (int64_t i = 0; i < COLUMNS; i++)
+        out[(start + r) * w->outer + n * COLUMNS + i] = store(sums[r * COLUMNS + i]);
+  }
+}
+
+/* Block n of silu(gate x) * (up x), all rows. */
+static inline void NAME(gated_block)(product multiply, const number *x, const matrix *gate, const matrix *up, int64_t n,
+                                     int64_t rows, number *out) {
+  float left[TILE * COLUMNS], right[TILE * COLUMNS];
+  for (int64_t start = 0; start < rows; start += TILE) {
+    int64_t count = rows - start < TILE ? rows - start : TILE;
+    NAME(tile)(multiply, x + start * gate->inner, gate, n, count, left);
+    NAME(tile)(multiply, x + start * up->inner, up, n, count, right);
+    for (int64_t r = 0; r < count; r++)
+      for (int64_t i = 0; i < COLUMNS; i++) {
+        float g = load(store(left[r * COLUMNS + i])), u = load(store(right[r * COLUMNS + i]));
+        out[(start + r) * gate->outer + n * COLUMNS + i] = store(load(store(g / (1 + expf(-g)))) * u);
+      }
+  }
+}
+
+/* All layers of a decoder for one new token in each of the first `rows` slots of a cache [layers, 2, slots, heads,
+ * columns, size]: x [padded, hidden] comes in and goes out; cosine and sine are [rows, size]. The threads start once and
+ * meet between stages. `space` holds h and y [padded, hidden], qkv, seen and inner, `padded` rows of each: products are
+ * made for that many, a round number. Returns 0, or 1 when there is no memory. */
+int64_t NAME(decode)(const decoder *d, const layer *layers, number *x, const number *cosine, const number *sine,
+                     number *cache, const int64_t *column, const int64_t *position, number *space, int64_t rows,
+                     int64_t padded, int64_t slots, int64_t columns) {
+  int64_t failed = 0, size = d->size, heads = d->heads, group = d->group, hidden = d->hidden;
+  int64_t block = columns * size, part = slots * heads * block;
+  number *h = space, *y = h + padded * hidden, *qkv = y + padded * hidden;
+  number *seen = qkv + padded * layers->qkv.outer, *inner = seen + padded * heads * group * size;
+#pragma omp parallel reduction(| : failed)
+  {
+#pragma omp for schedule(static)
+    for (int64_t r = 0; r < rows; r++)
+      NAME(norm_row)(x + r * hidden, layers->first_norm, h + r * hidden, hidden, d->eps, d->plus_one);
+    for (int64_t l = 0; l < d->layers; l++) {
+      const layer *w = layers + l;
+      number *keys = cache + 2 * l * part, *values = keys + part;
+#pragma omp for schedule(static)
+      for (int64_t n = 0; n < w->qkv.outer / COLUMNS; n++) NAME(block)(d->multiply, h, &w->qkv, n, padded, qkv);
+#pragma omp for schedule(static)
+      for (int64_t i = 0; i < rows * heads; i++) {
+        int64_t r = i / heads, head = i % heads;
+        number *q = qkv + r * w->qkv.outer + head * group * size;
+        number *k = qkv + r * w->qkv.outer + (heads * group + head) * size, *v = k + heads * size;
+        for (int64_t g = 0; g < group; g++) {
+          if (w->q_norm) NAME(norm_row)(q + g * size, w->q_norm, q + g * size, size, d->eps, d->plus_one);
+          NAME(turn)(q + g * size, cosine + r * size, sine + r * size, size / 2);
+        }
+        if (w->k_norm) NAME(norm_row)(k, w->k_norm, k, size, d->eps, d->plus_one);
+        NAME(turn)(k, cosine + r * size, sine + r * size, size / 2);
+        failed |= NAME(attend_next)(q, size, k, v, keys + i * block, values + i * block,
+                                    keys + (i + 1 < rows * heads ? i + 1 : i) * block, column[r], position[r],
+                                    seen + i * group * size, group, size, w->window, w->scale);
+      }
+#pragma omp for schedule(static)
+      for (int64_t n = 0; n < w->out.outer / COLUMNS; n++) NAME(block)(d->multiply, seen, &w->out, n, padded, y);
+#pragma omp for schedule(static)
+      for (int64_t r = 0; r < rows; r++) {
+        number *row = x + r * hidden;
+        for (int64_t i = 0; i < hidden; i++) row[i] = store(load(row[i]) + load(y[r * hidden + i]));
+        NAME(norm_row)(row, w->second_norm, h + r * hidden, hidden, d->eps, d->plus_one);
+      }
+#pragma omp for schedule(static)
+      for (int64_t n = 0; n < w->gate.outer / COLUMNS; n++)
+        NAME(gated_block)(d->multiply, h, &w->gate, &w->up, n, padded, inner);
+#pragma omp for schedule(static)
+      for (int64_t n = 0; n < w->down.outer / COLUMNS; n++) NAME(block)(d->multiply, inner, &w->down, n, padded, y);
+#pragma omp for schedule(static)
+      for (int64_t r = 0; r < rows; r++) {
+        number *row = x + r * hidden;
+        for (int64_t i = 0; i < hidden; i++) row[i] = store(load(row[i]) + load(y[r * hidden + i]));
+        if (l + 1 < d->layers)
+          NAME(norm_row)(row, w[1].first_norm, h + r * hidden, hidden, d->eps, d->plus_one);
+      }
     }
-    const number *query = q + r * q_row + h * group * q_head;
-    number *to = out + i * group * size;
-    const number *next = i + 1 < rows * heads ? key + columns * size : key;
-    key += begin * size, value += begin * size;
-    /* The usual sizes are known to the compiler, which then keeps whole rows in registers. */
-#define ATTEND(group, size) \
-  NAME(attend_head)(query, q_head, key, value, next, to, space, length, group, size, scale)
-    if (size == 64 && group == 3) ATTEND(3, 64);
-    else if (size == 64) ATTEND(group, 64);
-    else if (size == 128) ATTEND(group, 128);
-    else ATTEND(group, size);
-#undef ATTEND
-    free(space);
+    d->release(sizeof(number) == 2);
   }
   return failed;
 }

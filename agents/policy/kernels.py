@@ -3,7 +3,7 @@
 On a CPU a step of decoding is a thousand small operations, and half of its time is theirs. Torch has none that does a
 whole RMS norm or the attention of one new token at once, so a few are written in C. They are compiled on first use by
 the machine's own compiler (a second, kept in the user's cache folder) for the processor at hand. Where there is no
-compiler, on a GPU, and where a gradient is wanted, torch computes the same. `TEXTENV_KERNELS=0` turns them off.
+compiler and on a GPU torch computes the same. `TEXTENV_KERNELS=0` turns them off.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from agents.policy.hardware import cache_folder
 
 SOURCE = Path(__file__).with_name("kernels.c")
 COMPILE = ("-c", "-O3", "-march=native", "-ffast-math", "-fopenmp", "-fPIC")
+WIDE = ("-mprefer-vector-width=512",) if platform.machine() == "x86_64" else ()
 LINK = ("-shared",)
 """Separate from compiling: a library that is linked with -ffast-math turns off denormal numbers for the whole process.
 The OpenMP runtime is not named, so that it is torch's own: one team of threads, not two that wait for each other."""
@@ -36,8 +37,13 @@ FORMATS = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 ADDRESS, COUNT, REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 ARGUMENTS = {
     "rms_norm": [ADDRESS] * 3 + [COUNT] * 2 + [REAL, COUNT],
+    "add_rms_norm": [ADDRESS] * 5 + [COUNT] * 2 + [REAL, COUNT],
+    "rms_norm_backward": [ADDRESS] * 6 + [COUNT] * 2 + [REAL, COUNT, COUNT],
     "silu_mul": [ADDRESS] * 3 + [COUNT],
+    "silu_mul_backward": [ADDRESS] * 5 + [COUNT],
+    "rotate": [ADDRESS, COUNT] + [ADDRESS] * 3 + [COUNT] * 4,
     "draw": [ADDRESS, COUNT] + [ADDRESS] * 3 + [COUNT] * 2 + [REAL],
+    "decode": [ADDRESS] * 9 + [COUNT] * 4,
     "attend": [ADDRESS, COUNT, COUNT] * 3 + [ADDRESS] * 5 + [COUNT] * 6 + [REAL],
 }
 
@@ -65,7 +71,7 @@ def library() -> ctypes.CDLL | None:
 def compiled(compiler: list[str]) -> Path:
     """Where the library for this source, compiler and processor lies. Raises what the compiler raises."""
     key = hashlib.sha256(SOURCE.read_bytes())
-    for part in (*compiler, *COMPILE, *LINK, platform.machine(), processor()):
+    for part in (*compiler, *COMPILE, *WIDE, *LINK, platform.machine(), processor()):
         key.update(part.encode())
     folder = cache_folder()
     path = folder / f"kernels-{key.hexdigest()[:16]}.so"
@@ -73,7 +79,7 @@ def compiled(compiler: list[str]) -> Path:
         return path
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        for options in ((*COMPILE, str(SOURCE), "-o", "kernels.o"), (*LINK, "kernels.o", "-o", "kernels.so", "-lm")):
+        for options in ((*COMPILE, *WIDE, str(SOURCE), "-o", "kernels.o"), (*LINK, "kernels.o", "-o", "kernels.so", "-lm")):
             command = [*compiler, *options]
             subprocess.run(command, cwd=scratch, check=True, capture_output=True, text=True, timeout=120)
         os.replace(Path(scratch) / "kernels.so", path)  # at once: another process may be doing the same
@@ -86,14 +92,19 @@ def processor() -> str:
     return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
 
 
-def suit(*tensors: Tensor) -> bool:
-    """Whether the kernels can take these: of one format they know, on a CPU, whole in the last axis, no gradient."""
-    if torch.is_grad_enabled() or library() is None:
-        return False
+def fit(*tensors: Tensor) -> bool:
+    """Whether the kernels can take these: of one format they know, on a CPU, whole in the last axis."""
     dtype = tensors[0].dtype
-    return dtype in FORMATS and all(
-        x.dtype == dtype and x.device.type == "cpu" and x.stride(-1) == 1 and x.numel() for x in tensors
+    return (
+        dtype in FORMATS
+        and library() is not None
+        and all(x.dtype == dtype and x.device.type == "cpu" and x.stride(-1) == 1 and x.numel() for x in tensors)
     )
+
+
+def suit(*tensors: Tensor) -> bool:
+    """Whether they fit and no gradient is wanted."""
+    return not torch.is_grad_enabled() and fit(*tensors)
 
 
 def rms_norm(x: Float[Tensor, "*R H"], weight: Float[Tensor, "H"], eps: float, plus_one: bool) -> Float[Tensor, "*R H"]:
@@ -104,11 +115,61 @@ def rms_norm(x: Float[Tensor, "*R H"], weight: Float[Tensor, "H"], eps: float, p
     return out
 
 
+def add_rms_norm(
+    x: Float[Tensor, "*R H"], y: Float[Tensor, "*R H"], weight: Float[Tensor, "H"], eps: float, plus_one: bool
+) -> tuple[Float[Tensor, "*R H"], Float[Tensor, "*R H"]]:
+    """`x + y`, and `rms_norm` of it."""
+    x, y = x.contiguous(), y.contiguous()
+    total, out, size = torch.empty_like(x), torch.empty_like(x), x.shape[-1]
+    arrays = (t.data_ptr() for t in (x, y, weight, total, out))
+    call("add_rms_norm", x, *arrays, x.numel() // size, size, eps, plus_one)
+    return total, out
+
+
+def rms_norm_backward(
+    x: Float[Tensor, "*R H"],
+    weight: Float[Tensor, "H"],
+    by_out: Float[Tensor, "*R H"],
+    change: Float[Tensor, "*R H"] | None,
+    eps: float,
+    plus_one: bool,
+) -> tuple[Float[Tensor, "*R H"], Float[Tensor, "H"]]:
+    """The gradients of input and weight; `change` is what else changes the input, added to the first."""
+    by_out, change = by_out.contiguous(), None if change is None else change.contiguous()
+    by_x, size, threads = torch.empty_like(x), x.shape[-1], torch.get_num_threads()
+    by_weight = torch.zeros(threads, size)
+    arrays = (0 if t is None else t.data_ptr() for t in (x, weight, by_out, change, by_x, by_weight))
+    call("rms_norm_backward", x, *arrays, x.numel() // size, size, eps, plus_one, threads)
+    return by_x, by_weight.sum(0).to(weight.dtype)
+
+
 def silu_mul(gate: Float[Tensor, "*R H"], up: Float[Tensor, "*R H"]) -> Float[Tensor, "*R H"]:
     """`silu(gate) * up`."""
     gate, up = gate.contiguous(), up.contiguous()
     out = torch.empty_like(gate)
     call("silu_mul", gate, gate.data_ptr(), up.data_ptr(), out.data_ptr(), gate.numel())
+    return out
+
+
+def silu_mul_backward(
+    gate: Float[Tensor, "*R H"], up: Float[Tensor, "*R H"], by_out: Float[Tensor, "*R H"]
+) -> tuple[Float[Tensor, "*R H"], Float[Tensor, "*R H"]]:
+    """The gradients of both."""
+    gate, up, by_out = gate.contiguous(), up.contiguous(), by_out.contiguous()
+    by_gate, by_up = torch.empty_like(gate), torch.empty_like(up)
+    call("silu_mul_backward", gate, *(t.data_ptr() for t in (gate, up, by_out, by_gate, by_up)), gate.numel())
+    return by_gate, by_up
+
+
+def rotate(
+    x: Float[Tensor, "T H D"], cosine: Float[Tensor, "T D"], sine: Float[Tensor, "T D"], *, back: bool = False
+) -> Float[Tensor, "T H D"]:
+    """Rotary positions: `x cosine + [-x2, x1] sine` of its halves; `back` is the transposed turn, of a gradient."""
+    x = x if x.stride(1) == x.shape[2] and x.stride(2) == 1 else x.contiguous()
+    cosine, sine = cosine.contiguous(), sine.contiguous()
+    out = torch.empty(x.shape, dtype=x.dtype)
+    arrays = (cosine.data_ptr(), sine.data_ptr(), out.data_ptr())
+    call("rotate", x, x.data_ptr(), x.stride(0), *arrays, *x.shape, back)
     return out
 
 

@@ -9,6 +9,7 @@ Face's own; what is replaced is the `forward` of each single one, by an equal fu
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ ROWS = 64
 """For how many rows of input prepacked weights are laid out; other numbers work, too."""
 
 
+@cache
 def available() -> bool:
     """Whether this torch has the products."""
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
@@ -30,6 +32,26 @@ def available() -> bool:
 def product(x: Float[Tensor, "*R I"], weight: Tensor, bias: Tensor | None = None) -> Float[Tensor, "*R O"]:
     """`x weight' + bias` without a gradient; `weight [O, I]` plain, transposed or prepacked."""
     return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
+
+
+def forward(x: Float[Tensor, "*R I"], weight: Float[Tensor, "O I"], bias: Tensor | None) -> Float[Tensor, "*R O"]:
+    """`x weight' + bias`, by oneDNN in float32 and as torch does it otherwise."""
+    return product(x, weight, bias) if suits(x, weight) else linear(x, weight, bias)
+
+
+def input_gradient(out: Float[Tensor, "R O"], weight: Float[Tensor, "O I"]) -> Float[Tensor, "R I"]:
+    """That of `x`, given that of the output."""
+    return product(out, weight.t()) if suits(out, weight) else out @ weight
+
+
+def weight_gradient(out: Float[Tensor, "R O"], x: Float[Tensor, "R I"]) -> Float[Tensor, "O I"]:
+    """That of the weight."""
+    return product(out.t(), x.t()) if suits(out, x) else out.t() @ x
+
+
+def suits(x: Tensor, weight: Tensor) -> bool:
+    """Whether oneDNN is to be asked itself."""
+    return x.dtype == torch.float32 == weight.dtype and x.device.type == "cpu" and x.numel() > 0 and available()
 
 
 class Product(torch.autograd.Function):
@@ -46,8 +68,8 @@ class Product(torch.autograd.Function):
         """Those of input, weight and bias, as far as they are wanted."""
         x, weight = ctx.saved_tensors
         out = gradients[0].flatten(0, -2)
-        dx = product(out, weight.t()).view_as(x) if ctx.needs_input_grad[0] else None
-        dw = product(out.t(), x.flatten(0, -2).t()) if ctx.needs_input_grad[1] else None
+        dx = input_gradient(out, weight).view_as(x) if ctx.needs_input_grad[0] else None
+        dw = weight_gradient(out, x.flatten(0, -2)) if ctx.needs_input_grad[1] else None
         db = out.sum(0) if ctx.needs_input_grad[2] else None
         return dx, dw, db
 
@@ -67,9 +89,7 @@ class Linear:
             self.prepack()
             return product(x, self.prepacked, self.bias)
         weight, bias = self.layer.weight, self.layer.bias
-        if x.dtype == torch.float32 == weight.dtype and x.device.type == "cpu" and x.numel():
-            return Product.apply(x, weight, bias)
-        return linear(x, weight, bias)
+        return Product.apply(x, weight, bias) if suits(x, weight) else linear(x, weight, bias)
 
     def prepack(self) -> None:
         """Lay out the weights for products without gradient, unless that has been done and they have not changed."""

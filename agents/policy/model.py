@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -18,8 +19,9 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from agents.policy import attention
-from agents.policy.attention import PackedView, View
-from agents.policy.fused import replace_elementwise
+from agents.policy.attention import NextView, PackedView, View
+from agents.policy.decoder import Decoder, decoder_of
+from agents.policy.fused import Layer, replace_elementwise, replace_layers
 from agents.policy.linear import replace_products
 
 
@@ -31,7 +33,12 @@ class LanguageModel(nn.Module):
         self.model = model.eval()
         self.products = replace_products(self.model)
         replace_elementwise(self.model)
+        self.decoder: Decoder | None = None
         self.packed = self._try_packed()
+        if self.packed and self.weight.device.type == "cpu":
+            texts, position, view = short_texts(self.vocabulary, self.weight.device)
+            replace_layers(self.model, view, lambda view: self.states(texts.flatten(), position, view))
+            self.decoder = self._decoder()
 
     @property
     def config(self) -> object:
@@ -61,13 +68,20 @@ class LanguageModel(nn.Module):
 
     def prepack(self) -> None:
         """Lay out the weights for acting: on a CPU a second copy of those of the linear layers."""
+        packed: set[nn.Module] = set()
+        if self.decoder is not None and self.decoder.suits():
+            self.decoder.prepack()
+            packed.update(self.decoder.linears())
         for product in self.products:
-            product.prepack()
+            if product.layer not in packed:
+                product.prepack()
 
     def release(self) -> None:
         """Forget that copy."""
         for product in self.products:
             product.release()
+        if self.decoder is not None:
+            self.decoder.release()
 
     def checkpoint_activations(self) -> None:
         """Keep only what enters each layer, and compute the layer again in the backward pass. Raises `ValueError` for a
@@ -76,16 +90,54 @@ class LanguageModel(nn.Module):
         if not layers:
             raise ValueError(f"agent.optim.checkpoint_activations=true: {type(self.model).__name__} does not offer it")
         for layer in layers:
+            if isinstance(layer.forward, Layer):
+                layer.forward.checkpointed = True
+                continue
             layer.gradient_checkpointing = True
             layer.training = True  # its own switch for this; what is inside it stays in evaluation mode
             layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)  # type: ignore[assignment]
 
     def states(self, tokens: Tensor, position: Tensor, view: View) -> Float[Tensor, "T H"]:
         """Hidden states of a packed row."""
+        decoder = self.decoder
+        if isinstance(view, NextView) and decoder is not None and decoder.ready and not torch.is_grad_enabled():
+            return self._next_states(tokens, position, view, decoder)
         out = self.model.base_model(
             input_ids=tokens[None], position_ids=position[None], attention_mask=None, use_cache=False, view=view
         )
         return out.last_hidden_state[0]
+
+    def _next_states(self, tokens: Tensor, position: Tensor, view: NextView, decoder: Decoder) -> Float[Tensor, "B H"]:
+        body: Any = self.model.base_model
+        x = body.embed_tokens(tokens)
+        cosine, sine = body.rotary_emb(x[None], position[None])
+        return body.norm(decoder.states(x, cosine[0], sine[0], view))
+
+    @torch.no_grad()
+    def _decoder(self) -> Decoder | None:
+        """For a body that does nothing but embed, turn, go through its layers, and norm."""
+        body: Any = self.model.base_model
+        if {name for name, _ in body.named_children()} != {"embed_tokens", "layers", "norm", "rotary_emb"}:
+            return None
+        texts, position, view = short_texts(self.vocabulary, self.weight.device)
+        entered: list[tuple[Tensor, tuple[Tensor, Tensor]]] = []
+
+        def note(_: nn.Module, given: tuple[Any, ...], options: dict[str, Any]) -> None:
+            entered.append((given[0], options["position_embeddings"]))
+
+        layers = list(body.layers)
+        hooks = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in layers]
+        out = self.states(texts.flatten(), position, view)
+        for hook in hooks:
+            hook.remove()
+        x = body.embed_tokens(texts.flatten())[None]
+        turn = body.rotary_emb(x, position[None])
+        if not entered or not torch.equal(entered[0][0], x):
+            return None
+        if not all(torch.equal(own, known) for _, given in entered for own, known in zip(given, turn, strict=True)):
+            return None
+        last = layers[-1](entered[-1][0], view=view, position_embeddings=turn)
+        return decoder_of(layers, self.cache_shape[1:], self.weight.dtype) if torch.equal(body.norm(last)[0], out) else None
 
     def padded_states(self, tokens: Tensor, length: Tensor) -> Float[Tensor, "N T H"]:
         """Hidden states of right-padded rows `[N, T]`; the path that every causal model has."""
@@ -116,25 +168,29 @@ class LanguageModel(nn.Module):
     @torch.no_grad()
     def _try_packed(self) -> bool:
         """Two short texts in one packed row must not see each other; raises `ValueError` when even padding is wrong."""
-        device = self.weight.device
-        texts = torch.arange(1, 17, device=device).view(2, 8) % self.vocabulary
+        texts, position, view = short_texts(self.vocabulary, self.weight.device)
         own = self.model(input_ids=texts, use_cache=False).logits.flatten(0, 1)
         previous = self.model.config._attn_implementation
         try:
             self.model.set_attn_implementation(attention.NAME)
-            position = torch.arange(8, device=device).repeat(2)
-            reason = difference(self.head(self.states(texts.flatten(), position, causal_view(2, 8, device))), own)
+            reason = difference(self.head(self.states(texts.flatten(), position, view)), own)
         except (attention.UnsupportedAttention, TypeError, ValueError, AttributeError) as error:
             reason = f"{type(error).__name__}: {error}"
         if reason is None:
             return True
         self.model.set_attn_implementation(previous)
         name = type(self.model).__name__
-        padded = self.padded_states(texts, torch.full((2,), 8, device=device)).flatten(0, 1)
+        padded = self.padded_states(texts, torch.full((2,), 8, device=texts.device)).flatten(0, 1)
         if wrong := difference(self.head(padded), own):
             raise ValueError(f"{name} is not supported: its logits are not a head over its hidden states ({wrong})")
         warnings.warn(f"{name} runs on the slower path without a cache ({reason})", stacklevel=2)
         return False
+
+
+def short_texts(vocabulary: int, device: torch.device) -> tuple[Tensor, Tensor, PackedView]:
+    """Two texts of eight tokens, the positions of these, and the view in which each text sees itself."""
+    texts = torch.arange(1, 17, device=device).view(2, 8) % vocabulary
+    return texts, torch.arange(8, device=device).repeat(2), causal_view(2, 8, device)
 
 
 def causal_view(num_texts: int, length: int, device: torch.device) -> PackedView:

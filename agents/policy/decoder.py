@@ -1,0 +1,266 @@
+"""All layers of a decoder for one new token a row, in one call.
+
+What a step on a CPU costs beside its matrix products is mostly the way to them: thirty layers of seven products and a
+dozen small operations each, every one of them called from Python, dispatched by torch and shared out among threads
+anew. Here the threads start once and go through the layers together (`decode` in `kernels.c`). The products stay
+torch's, as it offers them to code of other people: `at::native::cpublas::brgemm`, oneDNN's for one thread. It wants
+weights in blocks of columns, so acting has a copy of them, like that of `linear.py`.
+
+For models whose layers are all `fused.Layer` over plain linear layers, and for one new token a row; anything else takes
+the layers one by one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from agents.policy import kernels
+from agents.policy.attention import NextView
+from agents.policy.fused import Gated, Layer, Norm, near
+
+COLUMNS = 32
+"""As in `kernels.c`."""
+SYMBOLS = {
+    torch.float32: "_ZN2at6native7cpublas6brgemmEllllllbPKfS3_Pfb",
+    torch.bfloat16: "_ZN2at6native7cpublas6brgemmEllllllbPKN3c108BFloat16ES5_Pfb",
+}
+RELEASE = "_ZN2at6native7cpublas14brgemm_releaseEb"
+INSTRUCTIONS = {torch.float32: {"avx512f"}, torch.bfloat16: {"avx512_bf16"}}
+"""Without them torch has no such product, and says so in a way that ends the process."""
+ROUND_ROWS = {torch.float32: 8, torch.bfloat16: 16}
+"""Products are made for a multiple of this many rows: each number is one that oneDNN compiles."""
+
+
+class Matrix(ctypes.Structure):
+    """A packed linear layer, as in `kernels.c`."""
+
+    _fields_ = [(name, ctypes.c_void_p) for name in ("weight", "bias")] + [
+        (name, ctypes.c_int64) for name in ("inner", "outer")
+    ]
+
+
+class LayerOf(ctypes.Structure):
+    """`layer` of `kernels.c`."""
+
+    _fields_ = (
+        [(name, ctypes.c_void_p) for name in ("first_norm", "second_norm", "q_norm", "k_norm")]
+        + [(name, Matrix) for name in ("qkv", "out", "gate", "up", "down")]
+        + [("window", ctypes.c_int64), ("scale", ctypes.c_float)]
+    )
+
+
+class DecoderOf(ctypes.Structure):
+    """`decoder` of `kernels.c`."""
+
+    _fields_ = (
+        [(name, ctypes.c_void_p) for name in ("multiply", "release")]
+        + [(name, ctypes.c_int64) for name in ("layers", "hidden", "heads", "group", "size", "plus_one")]
+        + [("eps", ctypes.c_float)]
+    )
+
+
+class Decoder:
+    """The layers of one model. Holds packed weights from `prepack` to `release`."""
+
+    def __init__(self, layers: list[Layer], shape: tuple[int, int]) -> None:
+        self.layers = layers
+        self.heads, self.size = shape
+        self._packed: dict[torch.dtype, Any] = {}
+        self._versions: list[tuple[int, int]] = []
+        self._space: Tensor | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether the weights are packed."""
+        return bool(self._packed)
+
+    def suits(self) -> bool:
+        """Whether the layers are still what they were when this was built: adapters may have been put in."""
+        return all(type(x) is nn.Linear for layer in self.layers for x in linears(layer.module))
+
+    def linears(self) -> list[nn.Linear]:
+        """Those whose weights are packed here."""
+        return [x for layer in self.layers for x in linears(layer.module)]
+
+    def prepack(self) -> None:
+        """Copy the weights into blocks, unless that has been done and they have not changed."""
+        versions = [(p._version, p.data_ptr()) for layer in self.layers for p in layer.module.parameters()]
+        if versions != self._versions:
+            self.release()  # before the new copy: there need not be room for two
+            self._packed = {linears(self.layers[0].module)[0].weight.dtype: self._pack()}
+            self._versions = versions
+
+    def release(self) -> None:
+        """Forget the copy."""
+        self._packed, self._versions, self._space = {}, [], None
+
+    @torch.no_grad()
+    def _pack(self) -> tuple[DecoderOf, Any, list[Tensor]]:
+        """The structures of `kernels.c` and the tensors that they point to."""
+        held: list[Tensor] = []
+
+        def address(x: Tensor | None) -> int | None:
+            if x is None:
+                return None
+            held.append(x.detach().contiguous())
+            return held[-1].data_ptr()
+
+        def matrix(*parts: nn.Linear) -> Matrix:
+            weight = torch.cat([part.weight for part in parts]) if len(parts) > 1 else parts[0].weight
+            bias = None
+            if any(part.bias is not None for part in parts):
+                biases = [weight.new_zeros(len(p.weight)) if p.bias is None else p.bias for p in parts]
+                bias = pad(torch.cat(biases), (0, -len(weight) % COLUMNS))
+            packed = blocks_of(weight)
+            return Matrix(address(packed), address(bias), weight.shape[1], len(packed) * COLUMNS)
+
+        def layer_of(layer: Layer) -> LayerOf:
+            module: Any = layer.module
+            a, mlp = module.self_attn, module.mlp
+            norms = (module.input_layernorm, module.post_attention_layernorm, *head_norms(a))
+            return LayerOf(
+                *(address(None if norm is None else norm.weight) for norm in norms),
+                matrix(a.q_proj, a.k_proj, a.v_proj),
+                *(matrix(x) for x in (a.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj)),
+                layer.window or 0,
+                self.size**-0.5 if layer.scale is None else layer.scale,
+            )
+
+        first: Any = self.layers[0].module
+        weight = first.self_attn.q_proj.weight
+        norm = first.input_layernorm.forward
+        products = torch_products()
+        group = len(weight) // self.size // self.heads
+        decoder = DecoderOf(
+            products[SYMBOLS[weight.dtype]], products[RELEASE], len(self.layers), weight.shape[1], self.heads, group,
+            self.size, norm.plus_one, norm.eps,
+        )  # fmt: skip
+        return decoder, (LayerOf * len(self.layers))(*map(layer_of, self.layers)), held
+
+    def states(
+        self, x: Float[Tensor, "B H"], cosine: Float[Tensor, "B D"], sine: Float[Tensor, "B D"], view: NextView
+    ) -> Float[Tensor, "B H"]:
+        """What leaves the last layer. Raises `MemoryError`."""
+        decoder, layers, _ = self._packed[x.dtype]
+        num_rows, hidden = x.shape
+        padded = -(-num_rows // ROUND_ROWS[x.dtype]) * ROUND_ROWS[x.dtype]
+        seen = decoder.heads * decoder.group * self.size
+        need = padded * (2 * hidden + layers[0].qkv.outer + seen + layers[0].gate.outer)
+        if self._space is None or self._space.numel() < need or self._space.dtype != x.dtype:
+            self._space = x.new_zeros(need)
+        out = x.new_empty(num_rows, hidden).copy_(x)
+        num_layers, _, slots, heads, columns, size = view.cache.shape
+        assert (num_layers, heads, size) == (len(self.layers), self.heads, self.size)
+        tensors = out, cosine.contiguous(), sine.contiguous(), view.cache, view.column, view.position, self._space
+        failed = kernels.call(
+            "decode",
+            x,
+            ctypes.addressof(decoder),
+            ctypes.addressof(layers),
+            *(t.data_ptr() for t in tensors),
+            num_rows,
+            padded,
+            slots,
+            columns,
+        )
+        if failed:
+            raise MemoryError(f"no memory for the attention of {num_rows} rows over {columns} columns")
+        return out
+
+    def __reduce__(self) -> tuple[type[Decoder], tuple[list[Layer], tuple[int, int]]]:
+        return Decoder, (self.layers, (self.heads, self.size))
+
+
+def decoder_of(layers: Iterable[nn.Module], shape: tuple[int, int], dtype: torch.dtype) -> Decoder | None:
+    """One for these layers, of `shape` (key/value heads, head size), where it gives what they give; else None."""
+    fused = [layer.forward for layer in layers]
+    if not fused or not all(isinstance(x, Layer) for x in fused) or not available(dtype):
+        return None
+    modules: list[Any] = [x.module for x in fused]
+    norm = modules[0].input_layernorm.forward
+    same = (norm.eps, norm.plus_one)
+    for module in modules:
+        norms = [module.input_layernorm, module.post_attention_layernorm, *filter(None, head_norms(module.self_attn))]
+        if not all(isinstance(n.forward, Norm) and (n.forward.eps, n.forward.plus_one) == same for n in norms):
+            return None
+        if not isinstance(module.mlp.forward, Gated) or any(type(x) is not nn.Linear for x in linears(module)):
+            return None
+        if any(n % COLUMNS for x in linears(module) for n in x.weight.shape if x not in qkv(module)):
+            return None
+    return Decoder(fused, shape) if agrees(fused[0], shape, dtype) else None
+
+
+@torch.no_grad()
+def agrees(layer: Layer, shape: tuple[int, int], dtype: torch.dtype) -> bool:
+    """Whether one layer of a decoder gives what the layer gives, for two rows with a token each in their cache."""
+    heads, size = shape
+    module: Any = layer.module
+    hidden = module.self_attn.q_proj.in_features
+    x = torch.linspace(-3, 3, 2 * hidden).sin().view(2, hidden).to(dtype)
+    angle = torch.linspace(0, 1, size).expand(2, size)
+    cosine, sine = angle.cos().to(dtype), angle.sin().to(dtype)
+    index = module.self_attn.layer_idx
+    caches = [torch.linspace(-1, 1, (index + 1) * 4 * heads * 2 * size).sin().to(dtype) for _ in range(2)]
+    position = torch.ones(2, dtype=torch.int64)
+    whole, own = (c.view(index + 1, 2, 2, heads, 2, size) for c in caches)
+    expected = layer(x[None], view=NextView(whole, position, position, 2), position_embeddings=(cosine[None], sine[None]))
+    one = Decoder([layer], shape)
+    one.prepack()
+    return near(one.states(x, cosine, sine, NextView(own[index:], position, position, 2)), expected[0])
+
+
+def available(dtype: torch.dtype) -> bool:
+    """Whether there is a compiler, torch has the product and the processor its instructions."""
+    return (
+        dtype in SYMBOLS
+        and kernels.library() is not None
+        and torch.backends.mkldnn.is_available()
+        and INSTRUCTIONS[dtype] <= set(kernels.processor().split())
+        and {SYMBOLS[dtype], RELEASE} <= torch_products().keys()
+    )
+
+
+@cache
+def torch_products() -> dict[str, int]:
+    """Addresses of the functions that this torch has."""
+    path = os.path.join(os.path.dirname(torch.__file__), "lib", "libtorch_cpu.so")
+    try:
+        library = ctypes.CDLL(path)
+    except OSError:
+        return {}
+    names = [name for name in (*SYMBOLS.values(), RELEASE) if hasattr(library, name)]
+    return {name: ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0 for name in names}
+
+
+def blocks_of(weight: Float[Tensor, "O I"]) -> Float[Tensor, "blocks I columns"]:
+    """Blocks of `COLUMNS` outputs, transposed; the last one is filled up with 0. In bfloat16 the elements of two rows
+    stay beside each other: `[blocks, I / 2, columns, 2]`, seen as one number of 32 bits."""
+    weight = pad(weight.detach(), (0, 0, 0, -len(weight) % COLUMNS))
+    whole = weight if weight.dtype == torch.float32 else weight.contiguous().view(torch.int32)
+    return whole.unflatten(0, (-1, COLUMNS)).transpose(1, 2).contiguous()
+
+
+def qkv(module: Any) -> tuple[nn.Linear, ...]:
+    """The projections that are one matrix here."""
+    a = module.self_attn
+    return a.q_proj, a.k_proj, a.v_proj
+
+
+def linears(module: Any) -> tuple[nn.Linear, ...]:
+    """All seven of a layer."""
+    mlp = module.mlp
+    return *qkv(module), module.self_attn.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj
+
+
+def head_norms(attention: Any) -> tuple[nn.Module | None, nn.Module | None]:
+    """Of queries and keys."""
+    return getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
