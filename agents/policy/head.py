@@ -15,9 +15,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from agents.policy import kernels
 from agents.policy.sampling import Sampling, entropy_of
 
 CHUNK_ROWS = 512
+"""Of logits in float32."""
 
 Head = Callable[[Tensor], Tensor]
 
@@ -48,8 +50,12 @@ class TokenScores(torch.autograd.Function):
         """Log-probabilities and entropies `[R]`."""
         logprob, total = torch.empty((2, len(target)), device=hidden.device)
         entropy = torch.empty(len(target) if with_entropy else 0, device=hidden.device)
-        for part in chunks(len(target)):
-            z = sampling.logits(head(hidden[part]), target[part])
+        for part in chunks(hidden):
+            raw = head(hidden[part])
+            if by_kernels(raw, sampling, with_entropy):
+                logprob[part], total[part] = kernels.score(raw, target[part], sampling.temperature)
+                continue
+            z = sampling.logits(raw, target[part])
             total[part] = z.logsumexp(-1)
             logprob[part] = z.gather(1, target[part, None])[:, 0] - total[part]
             if with_entropy:
@@ -66,21 +72,17 @@ class TokenScores(torch.autograd.Function):
         by_logprob, by_entropy = gradients
         by_hidden = torch.empty_like(hidden)
         by_weight = [torch.zeros_like(weight, dtype=torch.float32) for weight in weights]
-        for part in chunks(len(target)):
+        for part in chunks(hidden):
             with torch.enable_grad():
                 h = hidden[part].detach().requires_grad_()
                 raw = ctx.head(h)
-            with torch.no_grad():
-                centred = ctx.sampling.logits(raw.detach(), target[part]) - total[part, None]
-                mass = centred.exp()
-                slope = by_logprob[part, None].expand_as(mass)
-                if len(entropy):
-                    finite = centred.masked_fill_(mass == 0, 0.0)  # 0 times -inf would be NaN
-                    slope = slope + by_entropy[part, None] * (finite + entropy[part, None])
-                change = mass.mul_(-slope).scatter_add_(1, target[part, None], by_logprob[part, None])
-                if ctx.sampling.temperature not in (0, 1):
-                    change /= ctx.sampling.temperature
-            found = torch.autograd.grad(raw, [h, *weights], change.to(raw.dtype))
+            z, known = raw.detach(), (target[part], total[part], by_logprob[part])
+            if by_kernels(z, ctx.sampling, bool(len(entropy))):
+                change = kernels.score_backward(z, *known, ctx.sampling.temperature)
+            else:
+                more = (by_entropy[part], entropy[part]) if len(entropy) else None
+                change = logit_gradient(z, *known, ctx.sampling, more)
+            found = torch.autograd.grad(raw, [h, *weights], change)
             by_hidden[part] = found[0]
             for add, weight in zip(by_weight, found[1:], strict=True):
                 add += weight
@@ -88,6 +90,35 @@ class TokenScores(torch.autograd.Function):
         return None, None, None, by_hidden, None, *rounded
 
 
-def chunks(num_rows: int) -> Iterator[slice]:
-    """Consecutive parts of at most `CHUNK_ROWS`."""
-    return (slice(start, min(start + CHUNK_ROWS, num_rows)) for start in range(0, num_rows, CHUNK_ROWS))
+@torch.no_grad()
+def logit_gradient(
+    raw: Float[Tensor, "R V"],
+    target: Int[Tensor, "R"],
+    total: Float[Tensor, "R"],
+    by_logprob: Float[Tensor, "R"],
+    sampling: Sampling,
+    by_entropy: tuple[Float[Tensor, "R"], Float[Tensor, "R"]] | None,
+) -> Float[Tensor, "R V"]:
+    """What changes of the log-probabilities, and of the entropies (their changes and values), mean for the logits."""
+    centred = sampling.logits(raw, target) - total[:, None]
+    mass = centred.exp()
+    slope = by_logprob[:, None].expand_as(mass)
+    if by_entropy is not None:
+        change, entropy = by_entropy
+        finite = centred.masked_fill_(mass == 0, 0.0)  # 0 times -inf would be NaN
+        slope = slope + change[:, None] * (finite + entropy[:, None])
+    out = mass.mul_(-slope).scatter_add_(1, target[:, None], by_logprob[:, None])
+    if sampling.temperature not in (0, 1):
+        out /= sampling.temperature
+    return out.to(raw.dtype)
+
+
+def by_kernels(raw: Tensor, sampling: Sampling, with_entropy: bool) -> bool:
+    """Whether one pass over the logits by `kernels` serves."""
+    return sampling.whole and not with_entropy and kernels.fit(raw)
+
+
+def chunks(hidden: Float[Tensor, "R H"]) -> Iterator[slice]:
+    """Consecutive parts of at most `CHUNK_ROWS`, of twice as many where a logit has half the size."""
+    rows = CHUNK_ROWS * 4 // hidden.element_size()
+    return (slice(start, min(start + rows, len(hidden))) for start in range(0, len(hidden), rows))

@@ -503,4 +503,41 @@ int64_t NAME(draw)(const number *logits, int64_t stride, const double *uniform, 
   return failed;
 }
 
+/* Log-probability of each row's target under logits [rows, size] / temperature, and the logarithm of what those sum up
+ * to. Float32 within a block, float64 beyond. */
+void NAME(score)(const number *logits, int64_t stride, const int64_t *target, float *logprob, float *total,
+                 int64_t rows, int64_t size, float temperature) {
+  enum { BLOCK = 256 };
+#pragma omp parallel for schedule(static)
+  for (int64_t r = 0; r < rows; r++) {
+    const number *z = logits + r * stride;
+    float top = load(z[0]), inverse = 1 / temperature;
+    double sum = 0;
+    for (int64_t i = 0; i < size; i++) top = fmaxf(top, load(z[i]));
+    for (int64_t start = 0; start < size; start += BLOCK) {
+      int64_t end = start + BLOCK < size ? start + BLOCK : size;
+      float mass = 0;
+      for (int64_t i = start; i < end; i++) mass += expf((load(z[i]) - top) * inverse);
+      sum += mass;
+    }
+    float spread = log(sum);
+    logprob[r] = (load(z[target[r]]) - top) * inverse - spread;
+    total[r] = top * inverse + spread;
+  }
+}
+
+/* What changes of those log-probabilities mean for the logits: change * (onehot(target) - p) / temperature. */
+void NAME(score_backward)(const number *logits, int64_t stride, const int64_t *target, const float *total,
+                          const float *change, number *by_logits, int64_t rows, int64_t size, float temperature) {
+#pragma omp parallel for schedule(static)
+  for (int64_t r = 0; r < rows; r++) {
+    const number *z = logits + r * stride;
+    number *restrict to = by_logits + r * size;
+    float inverse = 1 / temperature, slope = change[r] * inverse, sum = total[r];
+    for (int64_t i = 0; i < size; i++) to[i] = store(-slope * expf(load(z[i]) * inverse - sum));
+    int64_t t = target[r];
+    to[t] = store(slope * (1 - expf(load(z[t]) * inverse - sum)));
+  }
+}
+
 #endif

@@ -43,6 +43,8 @@ ARGUMENTS = {
     "silu_mul_backward": [ADDRESS] * 5 + [COUNT],
     "rotate": [ADDRESS, COUNT] + [ADDRESS] * 3 + [COUNT] * 4,
     "draw": [ADDRESS, COUNT] + [ADDRESS] * 3 + [COUNT] * 2 + [REAL],
+    "score": [ADDRESS, COUNT] + [ADDRESS] * 3 + [COUNT] * 2 + [REAL],
+    "score_backward": [ADDRESS, COUNT] + [ADDRESS] * 4 + [COUNT] * 2 + [REAL],
     "decode": [ADDRESS] * 9 + [COUNT] * 4,
     "attend": [ADDRESS, COUNT, COUNT] * 3 + [ADDRESS] * 5 + [COUNT] * 6 + [REAL],
 }
@@ -225,6 +227,31 @@ def draw(
     if call("draw", logits, start, stride, uniform.data_ptr(), *results, num_rows, size, temperature):
         raise MemoryError(f"no memory to draw from {size} logits")
     return token, logprob
+
+
+def score(
+    logits: Float[Tensor, "R V"], target: Int[Tensor, "R"], temperature: float
+) -> tuple[Float[Tensor, "R"], Float[Tensor, "R"]]:
+    """Log-probability of each target under `logits / temperature`, and the logarithm of what those sum up to."""
+    logprob, total = torch.empty((2, len(target)))
+    arrays = (target.contiguous(), logprob, total)
+    call("score", logits, logits.data_ptr(), logits.stride(0), *(x.data_ptr() for x in arrays), *logits.shape, temperature)
+    return logprob, total
+
+
+def score_backward(
+    logits: Float[Tensor, "R V"],
+    target: Int[Tensor, "R"],
+    total: Float[Tensor, "R"],
+    change: Float[Tensor, "R"],
+    temperature: float,
+) -> Float[Tensor, "R V"]:
+    """What changes of those log-probabilities mean for the logits."""
+    out = torch.empty(logits.shape, dtype=logits.dtype)
+    arrays = (target.contiguous(), total.contiguous(), change.contiguous(), out)
+    given = logits.data_ptr(), logits.stride(0), *(x.data_ptr() for x in arrays)
+    call("score_backward", logits, *given, *logits.shape, temperature)
+    return out
 
 
 def call(name: str, like: Tensor, *arguments: float) -> int:

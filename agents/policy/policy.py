@@ -91,7 +91,8 @@ class Policy(nn.Module):
 
     def head(self, hidden: Float[Tensor, "R H"]) -> Float[Tensor, "R V"]:
         """Logits over the tokenizer's tokens; rows that pad the head to a round size are no actions."""
-        return self.model.head(hidden)[:, : self.num_actions]
+        logits = self.model.head(hidden)
+        return logits if logits.shape[1] == self.num_actions else logits[:, : self.num_actions]
 
     @torch.no_grad()
     def act(
