@@ -87,7 +87,7 @@ class Decoder:
         """Whether the layers are still what they were when this was built: adapters may have been put in."""
         return all(type(x) is nn.Linear for layer in self.layers for x in linears(layer.module))
 
-    def linears(self) -> list[nn.Linear]:
+    def linears(self) -> list[nn.Module]:
         """Those whose weights are packed here."""
         return [x for layer in self.layers for x in linears(layer.module)]
 
@@ -154,7 +154,8 @@ class Decoder:
         num_rows, hidden = x.shape
         padded = -(-num_rows // ROUND_ROWS[x.dtype]) * ROUND_ROWS[x.dtype]
         seen = decoder.heads * decoder.group * self.size
-        need = padded * (2 * hidden + layers[0].qkv.outer + seen + layers[0].gate.outer)
+        widths = (hidden, layers[0].out.outer, layers[0].qkv.outer, seen, layers[0].gate.outer)
+        need = padded * sum(widths)
         if self._space is None or self._space.numel() < need or self._space.dtype != x.dtype:
             self._space = x.new_zeros(need)
         out = x.new_empty(num_rows, hidden).copy_(x)
@@ -194,7 +195,7 @@ def decoder_of(layers: Iterable[nn.Module], shape: tuple[int, int], dtype: torch
             return None
         if not isinstance(module.mlp.forward, Gated) or any(type(x) is not nn.Linear for x in linears(module)):
             return None
-        if any(n % COLUMNS for x in linears(module) for n in x.weight.shape if x not in qkv(module)):
+        if any(x.in_features % 2 for x in linears(module)):
             return None
     return Decoder(fused, shape) if agrees(fused[0], shape, dtype) else None
 
@@ -212,7 +213,9 @@ def agrees(layer: Layer, shape: tuple[int, int], dtype: torch.dtype) -> bool:
     caches = [torch.linspace(-1, 1, (index + 1) * 4 * heads * 2 * size).sin().to(dtype) for _ in range(2)]
     position = torch.ones(2, dtype=torch.int64)
     whole, own = (c.view(index + 1, 2, 2, heads, 2, size) for c in caches)
-    expected = layer(x[None], view=NextView(whole, position, position, 2), position_embeddings=(cosine[None], sine[None]))
+    expected = layer(
+        x[None], view=NextView(whole, position, position, 2), position_embeddings=(cosine[None], sine[None])
+    )
     one = Decoder([layer], shape)
     one.prepack()
     return near(one.states(x, cosine, sine, NextView(own[index:], position, position, 2)), expected[0])
@@ -241,22 +244,25 @@ def torch_products() -> dict[str, int]:
     return {name: ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0 for name in names}
 
 
-def blocks_of(weight: Float[Tensor, "O I"]) -> Float[Tensor, "blocks I columns"]:
-    """Blocks of `COLUMNS` outputs, transposed; the last one is filled up with 0. In bfloat16 the elements of two rows
-    stay beside each other: `[blocks, I / 2, columns, 2]`, seen as one number of 32 bits."""
+def blocks_of(weight: Float[Tensor, "O I"]) -> Tensor:
+    """`[blocks, I, columns]`: blocks of `COLUMNS` outputs, transposed; the last one is filled up with 0.
+
+    In bfloat16 the elements of two rows stay beside each other, `[blocks, I / 2, columns, 2]`, seen as one number of 32
+    bits.
+    """
     weight = pad(weight.detach(), (0, 0, 0, -len(weight) % COLUMNS))
     whole = weight if weight.dtype == torch.float32 else weight.contiguous().view(torch.int32)
     return whole.unflatten(0, (-1, COLUMNS)).transpose(1, 2).contiguous()
 
 
-def qkv(module: Any) -> tuple[nn.Linear, ...]:
+def qkv(module: Any) -> tuple[Any, ...]:
     """The projections that are one matrix here."""
     a = module.self_attn
     return a.q_proj, a.k_proj, a.v_proj
 
 
-def linears(module: Any) -> tuple[nn.Linear, ...]:
-    """All seven of a layer."""
+def linears(module: Any) -> tuple[Any, ...]:
+    """All seven of a layer: linear ones, unless adapters have been put in their place."""
     mlp = module.mlp
     return *qkv(module), module.self_attn.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj
 

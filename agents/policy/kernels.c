@@ -362,23 +362,24 @@ static inline void NAME(turn)(number *x, const number *cosine, const number *sin
   }
 }
 
-/* A tile of COLUMNS outputs of a linear layer for at most TILE rows: x [rows, inner] times block n of its packed weights
- * (in float32, a row every COLUMNS), plus the bias. The product is torch's own, of one thread. */
-static inline void NAME(tile)(product multiply, const number *x, const matrix *w, int64_t n, int64_t rows, float *out) {
+/* A tile of COLUMNS outputs of a linear layer for at most TILE rows: x [rows, inner], a row every `stride`, times block n
+ * of its packed weights, plus the bias; in float32. The product is torch's own, of one thread. */
+static inline void NAME(tile)(product multiply, const number *x, int64_t stride, const matrix *w, int64_t n,
+                              int64_t rows, float *out) {
   const number *block = (const number *)w->weight + n * w->inner * COLUMNS;
-  multiply(rows, COLUMNS, w->inner, w->inner, COLUMNS, COLUMNS, 0, x, block, out, sizeof(number) == 2);
+  multiply(rows, COLUMNS, w->inner, stride, COLUMNS, COLUMNS, 0, x, block, out, sizeof(number) == 2);
   if (w->bias)
     for (int64_t r = 0; r < rows; r++)
       for (int64_t i = 0; i < COLUMNS; i++) out[r * COLUMNS + i] += load(((const number *)w->bias)[n * COLUMNS + i]);
 }
 
 /* Block n of a linear layer, all rows. */
-static inline void NAME(block)(product multiply, const number *x, const matrix *w, int64_t n, int64_t rows,
-                               number *out) {
+static inline void NAME(block)(product multiply, const number *x, int64_t stride, const matrix *w, int64_t n,
+                               int64_t rows, number *out) {
   float sums[TILE * COLUMNS];
   for (int64_t start = 0; start < rows; start += TILE) {
     int64_t count = rows - start < TILE ? rows - start : TILE;
-    NAME(tile)(multiply, x + start * w->inner, w, n, count, sums);
+    NAME(tile)(multiply, x + start * stride, stride, w, n, count, sums);
     for (int64_t r = 0; r < count; r++)
       for (int64_t i = 0; i < COLUMNS; i++)
         out[(start + r) * w->outer + n * COLUMNS + i] = store(sums[r * COLUMNS + i]);
@@ -391,8 +392,8 @@ static inline void NAME(gated_block)(product multiply, const number *x, const ma
   float left[TILE * COLUMNS], right[TILE * COLUMNS];
   for (int64_t start = 0; start < rows; start += TILE) {
     int64_t count = rows - start < TILE ? rows - start : TILE;
-    NAME(tile)(multiply, x + start * gate->inner, gate, n, count, left);
-    NAME(tile)(multiply, x + start * up->inner, up, n, count, right);
+    NAME(tile)(multiply, x + start * gate->inner, gate->inner, gate, n, count, left);
+    NAME(tile)(multiply, x + start * up->inner, up->inner, up, n, count, right);
     for (int64_t r = 0; r < count; r++)
       for (int64_t i = 0; i < COLUMNS; i++) {
         float g = load(store(left[r * COLUMNS + i])), u = load(store(right[r * COLUMNS + i]));
@@ -403,14 +404,14 @@ static inline void NAME(gated_block)(product multiply, const number *x, const ma
 
 /* All layers of a decoder for one new token in each of the first `rows` slots of a cache [layers, 2, slots, heads,
  * columns, size]: x [padded, hidden] comes in and goes out; cosine and sine are [rows, size]. The threads start once and
- * meet between stages. `space` holds h and y [padded, hidden], qkv, seen and inner, `padded` rows of each: products are
- * made for that many, a round number. Returns 0, or 1 when there is no memory. */
+ * meet between stages. `space` holds h, y, qkv, seen and inner, `padded` rows of each: products are made for that many,
+ * a round number. Returns 0, or 1 when there is no memory. */
 int64_t NAME(decode)(const decoder *d, const layer *layers, number *x, const number *cosine, const number *sine,
                      number *cache, const int64_t *column, const int64_t *position, number *space, int64_t rows,
                      int64_t padded, int64_t slots, int64_t columns) {
   int64_t failed = 0, size = d->size, heads = d->heads, group = d->group, hidden = d->hidden;
   int64_t block = columns * size, part = slots * heads * block;
-  number *h = space, *y = h + padded * hidden, *qkv = y + padded * hidden;
+  number *h = space, *y = h + padded * hidden, *qkv = y + padded * layers->out.outer;
   number *seen = qkv + padded * layers->qkv.outer, *inner = seen + padded * heads * group * size;
 #pragma omp parallel reduction(| : failed)
   {
@@ -421,7 +422,7 @@ int64_t NAME(decode)(const decoder *d, const layer *layers, number *x, const num
       const layer *w = layers + l;
       number *keys = cache + 2 * l * part, *values = keys + part;
 #pragma omp for schedule(static)
-      for (int64_t n = 0; n < w->qkv.outer / COLUMNS; n++) NAME(block)(d->multiply, h, &w->qkv, n, padded, qkv);
+      for (int64_t n = 0; n < w->qkv.outer / COLUMNS; n++) NAME(block)(d->multiply, h, hidden, &w->qkv, n, padded, qkv);
 #pragma omp for schedule(static)
       for (int64_t i = 0; i < rows * heads; i++) {
         int64_t r = i / heads, head = i % heads;
@@ -438,22 +439,24 @@ int64_t NAME(decode)(const decoder *d, const layer *layers, number *x, const num
                                     seen + i * group * size, group, size, w->window, w->scale);
       }
 #pragma omp for schedule(static)
-      for (int64_t n = 0; n < w->out.outer / COLUMNS; n++) NAME(block)(d->multiply, seen, &w->out, n, padded, y);
+      for (int64_t n = 0; n < w->out.outer / COLUMNS; n++)
+        NAME(block)(d->multiply, seen, w->out.inner, &w->out, n, padded, y);
 #pragma omp for schedule(static)
       for (int64_t r = 0; r < rows; r++) {
         number *row = x + r * hidden;
-        for (int64_t i = 0; i < hidden; i++) row[i] = store(load(row[i]) + load(y[r * hidden + i]));
+        for (int64_t i = 0; i < hidden; i++) row[i] = store(load(row[i]) + load(y[r * w->out.outer + i]));
         NAME(norm_row)(row, w->second_norm, h + r * hidden, hidden, d->eps, d->plus_one);
       }
 #pragma omp for schedule(static)
       for (int64_t n = 0; n < w->gate.outer / COLUMNS; n++)
         NAME(gated_block)(d->multiply, h, &w->gate, &w->up, n, padded, inner);
 #pragma omp for schedule(static)
-      for (int64_t n = 0; n < w->down.outer / COLUMNS; n++) NAME(block)(d->multiply, inner, &w->down, n, padded, y);
+      for (int64_t n = 0; n < w->down.outer / COLUMNS; n++)
+        NAME(block)(d->multiply, inner, w->gate.outer, &w->down, n, padded, y);
 #pragma omp for schedule(static)
       for (int64_t r = 0; r < rows; r++) {
         number *row = x + r * hidden;
-        for (int64_t i = 0; i < hidden; i++) row[i] = store(load(row[i]) + load(y[r * hidden + i]));
+        for (int64_t i = 0; i < hidden; i++) row[i] = store(load(row[i]) + load(y[r * w->out.outer + i]));
         if (l + 1 < d->layers)
           NAME(norm_row)(row, w[1].first_norm, h + r * hidden, hidden, d->eps, d->plus_one);
       }

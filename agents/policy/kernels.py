@@ -81,7 +81,10 @@ def compiled(compiler: list[str]) -> Path:
         return path
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        for options in ((*COMPILE, *WIDE, str(SOURCE), "-o", "kernels.o"), (*LINK, "kernels.o", "-o", "kernels.so", "-lm")):
+        for options in (
+            (*COMPILE, *WIDE, str(SOURCE), "-o", "kernels.o"),
+            (*LINK, "kernels.o", "-o", "kernels.so", "-lm"),
+        ):
             command = [*compiler, *options]
             subprocess.run(command, cwd=scratch, check=True, capture_output=True, text=True, timeout=120)
         os.replace(Path(scratch) / "kernels.so", path)  # at once: another process may be doing the same
@@ -235,7 +238,15 @@ def score(
     """Log-probability of each target under `logits / temperature`, and the logarithm of what those sum up to."""
     logprob, total = torch.empty((2, len(target)))
     arrays = (target.contiguous(), logprob, total)
-    call("score", logits, logits.data_ptr(), logits.stride(0), *(x.data_ptr() for x in arrays), *logits.shape, temperature)
+    call(
+        "score",
+        logits,
+        logits.data_ptr(),
+        logits.stride(0),
+        *(x.data_ptr() for x in arrays),
+        *logits.shape,
+        temperature,
+    )
     return logprob, total
 
 
@@ -248,9 +259,9 @@ def score_backward(
 ) -> Float[Tensor, "R V"]:
     """What changes of those log-probabilities mean for the logits."""
     out = torch.empty(logits.shape, dtype=logits.dtype)
-    arrays = (target.contiguous(), total.contiguous(), change.contiguous(), out)
-    given = logits.data_ptr(), logits.stride(0), *(x.data_ptr() for x in arrays)
-    call("score_backward", logits, *given, *logits.shape, temperature)
+    arrays = target.contiguous(), total.contiguous(), change.contiguous(), out
+    addresses = (x.data_ptr() for x in arrays)
+    call("score_backward", logits, logits.data_ptr(), logits.stride(0), *addresses, *logits.shape, temperature)
     return out
 
 

@@ -137,7 +137,11 @@ class LanguageModel(nn.Module):
         if not all(torch.equal(own, known) for _, given in entered for own, known in zip(given, turn, strict=True)):
             return None
         last = layers[-1](entered[-1][0], view=view, position_embeddings=turn)
-        return decoder_of(layers, self.cache_shape[1:], self.weight.dtype) if torch.equal(body.norm(last)[0], out) else None
+        return (
+            decoder_of(layers, self.cache_shape[1:], self.weight.dtype)
+            if torch.equal(body.norm(last)[0], out)
+            else None
+        )
 
     def padded_states(self, tokens: Tensor, length: Tensor) -> Float[Tensor, "N T H"]:
         """Hidden states of right-padded rows `[N, T]`; the path that every causal model has."""

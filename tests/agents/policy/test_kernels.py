@@ -146,7 +146,7 @@ def test_an_activation_by_another_name_is_left_alone():
     assert not any(isinstance(x, Gated) for x in replace_elementwise(llama(hidden_act="relu")))
 
 
-def test_a_gradient_is_the_modules_own():
+def test_a_gradient_is_the_modules_own_up_to_rounding():
     model = llama()
     ids = torch.arange(10)[None]
 
@@ -158,7 +158,8 @@ def test_a_gradient_is_the_modules_own():
 
     own = gradient()
     replace_elementwise(model)
-    assert all(map(torch.equal, gradient(), own))
+    for found, expected in zip(gradient(), own, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])

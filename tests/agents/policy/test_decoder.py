@@ -1,0 +1,175 @@
+"""A decoder goes through all layers in one call: what it gives is what the layers give one by one."""
+
+import copy
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from small import PACKED, hugging_face_model, language_model, prompts_of, small_policy, write
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from agents.policy import LanguageModel, Sampling
+from agents.policy.attention import NextView
+from agents.policy.decoder import available, blocks_of, decoder_of
+from agents.policy.lora import adapt
+from rewards.preference.lora import LoraConfig
+
+DECODED = ("llama", "qwen2", "qwen3", "mistral")
+"""Families of the tests whose layers the decoder knows: biases, norms of heads and windows among them."""
+DTYPES = [
+    pytest.param(dtype, marks=pytest.mark.skipif(not available(dtype), reason=f"no product for {dtype} here"))
+    for dtype in (torch.float32, torch.bfloat16)
+]
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.05}
+
+
+def model_of(family: str, dtype: torch.dtype) -> LanguageModel:
+    return LanguageModel(hugging_face_model(family).to(dtype))
+
+
+def cache_of(model: LanguageModel, slots: int, columns: int) -> torch.Tensor:
+    layers, heads, size = model.cache_shape
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(layers, 2, slots, heads, columns, size, generator=generator).to(model.weight.dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", [1, 7, 64, 65, 130])
+@pytest.mark.parametrize("family", DECODED)
+def test_states_and_cache_are_those_of_the_layers_one_by_one(family, rows, dtype):
+    model = model_of(family, dtype)
+    assert model.decoder is not None
+    tokens = torch.arange(rows) % 30
+    position = torch.arange(rows) % 9  # ragged
+    caches = [cache_of(model, rows + 2, 12) for _ in range(2)]
+    with torch.no_grad():
+        expected = model.states(tokens, position, NextView(caches[0], position, position, 9))
+        model.prepack()
+        found = model.states(tokens, position, NextView(caches[1], position, position, 9))
+    assert float((found - expected).abs().max()) <= TOLERANCE[dtype] * float(expected.abs().max())
+    assert float((caches[0] - caches[1]).abs().max()) <= TOLERANCE[dtype] * float(caches[0].abs().max())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("heads", "group", "size"), [(3, 3, 64), (1, 2, 128), (2, 4, 64), (2, 5, 32)])
+def test_heads_of_the_usual_sizes(heads, group, size, dtype):
+    """Those that have code of their own, and one that has not."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=40, hidden_size=16 * heads * group, intermediate_size=160, num_hidden_layers=2, head_dim=size,
+        num_attention_heads=heads * group, num_key_value_heads=heads,
+    )  # fmt: skip
+    model = LanguageModel(LlamaForCausalLM(config).to(dtype))
+    tokens, position = torch.arange(20), torch.arange(20) * 2
+    caches = [cache_of(model, 20, 40) for _ in range(2)]
+    with torch.no_grad():
+        expected = model.states(tokens, position, NextView(caches[0], position, position, 40))
+        model.prepack()
+        found = model.states(tokens, position, NextView(caches[1], position, position, 40))
+    assert float((found - expected).abs().max()) <= TOLERANCE[dtype] * float(expected.abs().max())
+
+
+@pytest.mark.parametrize("family", DECODED)
+def test_a_policy_writes_the_same_with_and_without(family, monkeypatch):
+    if not available(torch.float32):
+        pytest.skip("no product for float32 here")
+    prompts = prompts_of((5, 9, 1, 12) * 5)
+    one, other = small_policy(family), small_policy(family)
+    assert one.model.decoder is not None
+    other.model.decoder = None
+    written, expected = (write(policy, prompts, max_tokens=8, budget=20) for policy in (one, other))
+    assert written.completions == expected.completions
+    for a, b in zip(written.logprobs, expected.logprobs, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_changed_weights_are_packed_anew():
+    if not available(torch.float32):
+        pytest.skip("no product for float32 here")
+    policy, prompts = small_policy("llama"), prompts_of((5, 9))
+    greedy = Sampling(temperature=0)
+    write(policy, prompts, sampling=greedy)
+    with torch.no_grad():
+        for parameter in policy.model.parameters():
+            parameter.mul_(torch.linspace(0.5, 2, parameter.shape[-1]))
+    policy.reset()
+    expected = small_policy("llama")
+    expected.load_state_dict(policy.state_dict())
+    expected.model.decoder = None
+    assert write(policy, prompts, sampling=greedy).completions == write(expected, prompts, sampling=greedy).completions
+
+
+def test_weights_are_packed_for_acting_and_forgotten_for_an_update():
+    if not available(torch.float32):
+        pytest.skip("no product for float32 here")
+    model = language_model("llama")
+    assert not model.decoder.ready
+    model.prepack()
+    assert model.decoder.ready
+    assert not any(x.prepacked is not None for x in model.products if x.layer in model.decoder.linears())
+    model.release()
+    assert not model.decoder.ready
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_a_copy_has_weights_of_its_own(duplicate):
+    if not available(torch.float32):
+        pytest.skip("no product for float32 here")
+    model = language_model("llama")
+    other = duplicate(model)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(1.5)
+    tokens = position = torch.zeros(1, dtype=torch.int64)
+    caches = [cache_of(model, 1, 2) for _ in range(2)]
+    states = []
+    for one, cache in zip((model, other), caches, strict=True):
+        one.prepack()
+        with torch.no_grad():
+            states.append(one.states(tokens, position, NextView(cache, position, position, 1)))
+    assert not torch.allclose(*states)
+
+
+def test_an_adapter_turns_it_off():
+    if not available(torch.float32):
+        pytest.skip("no product for float32 here")
+    model = language_model("llama")
+    adapt(model, LoraConfig(rank=2), seed=0)
+    model.prepack()
+    assert model.decoder is not None
+    assert not model.decoder.ready
+
+
+@pytest.mark.parametrize("family", sorted(set(PACKED) - set(DECODED)))
+def test_other_families_take_their_layers_one_by_one(family):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert language_model(family).decoder is None
+
+
+def test_a_layer_that_gives_something_else_is_not_taken(monkeypatch):
+    if not available(torch.float32):
+        pytest.skip("no product for float32 here")
+    model = language_model("llama")
+    layers = list(model.model.model.layers)
+    assert decoder_of(layers, model.cache_shape[1:], torch.float32) is not None
+    layers[0].forward.scale = 0.9
+    monkeypatch.setattr("agents.policy.decoder.blocks_of", lambda weight: blocks_of(weight).mul_(1.1))
+    assert decoder_of(layers, model.cache_shape[1:], torch.float32) is None
+
+
+def test_a_body_that_changes_what_its_layers_get_is_not_taken():
+    model = hugging_face_model("llama")
+    model.model.layers[0].register_forward_pre_hook(lambda _, given: (given[0] * 2, *given[1:]))
+    assert LanguageModel(model).decoder is None
+
+
+def test_blocks_are_transposed_and_filled_up():
+    weight = torch.arange(6.0).view(3, 2)  # three outputs of two inputs
+    blocks = blocks_of(weight)
+    assert blocks.shape == (1, 2, 32)
+    assert blocks[0, :, :4].tolist() == [[0, 2, 4, 0], [1, 3, 5, 0]]
+    pairs = blocks_of(weight.bfloat16()).view(torch.bfloat16)
+    assert pairs[0, 0, :8].tolist() == [0, 1, 2, 3, 4, 5, 0, 0]  # both inputs of one output beside each other
