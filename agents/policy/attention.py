@@ -15,6 +15,7 @@ Queries of one key/value head are packed into the query axis, so grouped-query a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -23,6 +24,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from agents.policy import kernels
+from agents.policy.gradients import Collect, Spread
+from agents.policy.route import Route, route_of
 
 NAME = "textenv"
 
@@ -77,15 +80,38 @@ class Block:
     sight: Sight
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PackedView:
     """Blocks over the packed row, and where each packed token finds its output in the concatenated blocks."""
 
     blocks: tuple[Block, ...]
     output: Int[Tensor, "T"]
 
+    @cached_property
+    def routes(self) -> list[tuple[Route, Route]]:
+        """Of queries and keys, block by block."""
+        there = torch.zeros(sum(block.query.numel() for block in self.blocks), dtype=torch.bool)
+        there[self.output] = True
+        parts = there.split([block.query.numel() for block in self.blocks])
+        return [
+            (
+                route_of(block.query, part.view_as(block.query), len(self.output)),
+                route_of(block.key, block.sight.visible.any(1), len(self.output)),
+            )
+            for block, part in zip(self.blocks, parts, strict=True)
+        ]
+
+    def _attend_by_kernels(self, q: Tensor, k: Tensor, v: Tensor, scale: float | None, window: int | None) -> Tensor:
+        outputs = []
+        for block, (queries, keys) in zip(self.blocks, self.routes, strict=True):
+            spread = (Spread.apply(x, route) for x, route in ((q, queries), (k, keys), (v, keys)))
+            outputs.append(headwise_attention(*spread, block.sight, scale, window))
+        return Collect.apply(tuple(queries for queries, _ in self.routes), *outputs)
+
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float | None, window: int | None) -> Tensor:
         """`q [T, H, D]`, `k`, `v [T, K, D]` to `[T, H, D]`."""
+        if kernels.fit(q, k, v):
+            return self._attend_by_kernels(q, k, v, scale, window)
         outputs = []
         for block in self.blocks:
             keys, values = k[block.key].transpose(1, 2), v[block.key].transpose(1, 2)
@@ -94,7 +120,7 @@ class PackedView:
         return torch.cat(outputs)[self.output]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class CachedView:
     """New tokens of B sequences; sequence b lives in slot b of `cache`: a prefix of the slots, so nothing is copied."""
 
@@ -107,12 +133,23 @@ class CachedView:
     """Over the first columns of the cache."""
     output: Int[Tensor, "T"]
 
+    @cached_property
+    def route(self) -> Route:
+        """Of queries."""
+        there = torch.zeros(self.query.numel(), dtype=torch.bool)
+        there[self.output] = True
+        return route_of(self.query, there.view_as(self.query), len(self.output))
+
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float | None, window: int | None) -> Tensor:
         """As `PackedView.attend`, over the cache."""
         self.cache[layer, 0, self.slot, :, self.position] = k
         self.cache[layer, 1, self.slot, :, self.position] = v
         num_keys = self.sight.visible.shape[-1]
         keys, values = self.cache[layer, :, : len(self.query), :, :num_keys]
+        if kernels.suit(q, self.cache):
+            spread = kernels.spread(q, self.route.index)
+            out = headwise_attention(spread, keys, values, self.sight, scale, window)
+            return Collect.apply((self.route,), out)
         return grouped_attention(q[self.query], keys, values, self.sight, scale, window).flatten(0, 1)[self.output]
 
 
@@ -176,6 +213,19 @@ def grouped_attention(
     q = q.unflatten(2, (-1, group)).permute(0, 2, 3, 1, 4).flatten(2, 3)  # [B, K, group * Lq, D]
     out = attention(q, k, v, sight, scale, window)
     return out.unflatten(2, (group, num_queries)).permute(0, 3, 1, 2, 4).reshape(num_rows, num_queries, num_heads, -1)
+
+
+def headwise_attention(
+    q: Float[Tensor, "B H Lq D"],
+    k: Float[Tensor, "B K Lk D"],
+    v: Float[Tensor, "B K Lk D"],
+    sight: Sight,
+    scale: float | None,
+    window: int | None = None,
+) -> Float[Tensor, "B H Lq D"]:
+    """The same for queries that lie head by head."""
+    out = attention(q.unflatten(1, (k.shape[1], -1)).flatten(2, 3), k, v, sight, scale, window)
+    return out.reshape(q.shape)
 
 
 def attention(

@@ -36,6 +36,8 @@ SYMBOLS = {
 RELEASE = "_ZN2at6native7cpublas14brgemm_releaseEb"
 INSTRUCTIONS = {torch.float32: {"avx512f"}, torch.bfloat16: {"avx512_bf16"}}
 """Without them torch has no such product, and says so in a way that ends the process."""
+LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+"""Variables by which a user keeps oneDNN from using what the processor has."""
 ROUND_ROWS = {torch.float32: 8, torch.bfloat16: 16}
 """Products are made for a multiple of this many rows: each number is one that oneDNN compiles."""
 
@@ -80,8 +82,8 @@ class Decoder:
 
     @property
     def ready(self) -> bool:
-        """Whether the weights are packed."""
-        return bool(self._packed)
+        """Whether the weights are packed, and torch has not been told to do without oneDNN meanwhile."""
+        return bool(self._packed) and torch._C._get_mkldnn_enabled()
 
     def suits(self) -> bool:
         """Whether the layers are still what they were when this was built: adapters may have been put in."""
@@ -227,6 +229,7 @@ def available(dtype: torch.dtype) -> bool:
         dtype in SYMBOLS
         and kernels.library() is not None
         and torch.backends.mkldnn.is_available()
+        and not any(os.environ.get(name) for name in LIMITS)
         and INSTRUCTIONS[dtype] <= set(kernels.processor().split())
         and {SYMBOLS[dtype], RELEASE} <= torch_products().keys()
     )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from agents.policy import kernels, linear
+from agents.policy.route import Route
 
 
 class RmsNorm(torch.autograd.Function):
@@ -104,3 +105,40 @@ class GatedLinear(torch.autograd.Function):
         if ctx.needs_input_grad[3]:
             by_bias = out.sum(0)
         return by_gate, by_up, by_weight, by_bias
+
+
+class Spread(torch.autograd.Function):
+    """`kernels.spread`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, route: Route) -> Tensor:
+        """`[T, H, D]` to `[B, H, L, D]`."""
+        ctx.route, ctx.num_tokens = route, len(x)
+        return kernels.spread(x, route.index)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """What stands in a token's places, added up."""
+        _, heads, _, size = gradients[0].shape
+        out = gradients[0].new_zeros(ctx.num_tokens, heads, size)
+        kernels.collect(gradients[0], ctx.route.start, ctx.route.place, out)
+        return out, None
+
+
+class Collect(torch.autograd.Function):
+    """`kernels.collect` of several paddings, between which every token has exactly one place."""
+
+    @staticmethod
+    def forward(ctx: Any, routes: tuple[Route, ...], *blocks: Tensor) -> Tensor:
+        """Each `[B, H, L, D]`, to `[T, H, D]`."""
+        ctx.routes = routes
+        _, heads, _, size = blocks[0].shape
+        out = blocks[0].new_empty(len(routes[0].start) - 1, heads, size)
+        for route, block in zip(routes, blocks, strict=True):
+            kernels.collect(block, route.start, route.place, out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Each token's in its place, 0 in the padding."""
+        return None, *(kernels.spread(gradients[0], route.index) for route in ctx.routes)

@@ -191,6 +191,45 @@ void NAME(rms_norm_backward)(const number *x, const number *weight, const number
   }
 }
 
+/* From a packed row x [tokens, heads, size] to padded sequences [rows, heads, columns, size]: `index` [rows, columns] says
+ * which token stands where, and nothing (0) stands where it is negative. */
+void NAME(spread)(const number *x, int64_t x_row, const int64_t *index, number *out, int64_t rows, int64_t heads,
+                  int64_t columns, int64_t size) {
+#pragma omp parallel for schedule(static)
+  for (int64_t i = 0; i < rows * heads; i++) {
+    const int64_t *from = index + i / heads * columns;
+    number *to = out + i * columns * size;
+    for (int64_t c = 0; c < columns; c++, to += size)
+      if (from[c] < 0) memset(to, 0, size * sizeof(number));
+      else memcpy(to, x + from[c] * x_row + i % heads * size, size * sizeof(number));
+  }
+}
+
+/* And back: the sum of what stands in each token's places, place[start[t]] to place[start[t + 1] - 1], each a number of
+ * row and column. Tokens without one are left alone. */
+void NAME(collect)(const number *x, const int64_t *start, const int64_t *place, number *out, int64_t tokens,
+                   int64_t heads, int64_t columns, int64_t size) {
+#pragma omp parallel for schedule(static)
+  for (int64_t t = 0; t < tokens; t++)
+    for (int64_t h = 0; h < heads; h++) {
+      number *to = out + (t * heads + h) * size;
+      const int64_t first = start[t], end = start[t + 1];
+#define AT(p) (x + ((place[p] / columns * heads + h) * columns + place[p] % columns) * size)
+      if (end == first + 1) memcpy(to, AT(first), size * sizeof(number));
+      if (end <= first + 1) continue;
+      for (int64_t d = 0; d < size; d += 16) {
+        float sum[16] = {0};
+        int64_t n = size - d < 16 ? size - d : 16;
+        for (int64_t p = first; p < end; p++) {
+          const number *from = AT(p) + d;
+          for (int64_t i = 0; i < n; i++) sum[i] += load(from[i]);
+        }
+        for (int64_t i = 0; i < n; i++) to[d + i] = store(sum[i]);
+      }
+#undef AT
+    }
+}
+
 /* silu(gate) * up, of `size` numbers each. */
 void NAME(silu_mul)(const number *gate, const number *up, number *out, int64_t size) {
 #pragma omp parallel for simd schedule(static) if (size > SMALL)

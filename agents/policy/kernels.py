@@ -41,6 +41,8 @@ ARGUMENTS = {
     "rms_norm_backward": [ADDRESS] * 6 + [COUNT] * 2 + [REAL, COUNT, COUNT],
     "silu_mul": [ADDRESS] * 3 + [COUNT],
     "silu_mul_backward": [ADDRESS] * 5 + [COUNT],
+    "spread": [ADDRESS, COUNT] + [ADDRESS] * 2 + [COUNT] * 4,
+    "collect": [ADDRESS] * 4 + [COUNT] * 4,
     "rotate": [ADDRESS, COUNT] + [ADDRESS] * 3 + [COUNT] * 4,
     "draw": [ADDRESS, COUNT] + [ADDRESS] * 3 + [COUNT] * 2 + [REAL],
     "score": [ADDRESS, COUNT] + [ADDRESS] * 3 + [COUNT] * 2 + [REAL],
@@ -176,6 +178,25 @@ def rotate(
     arrays = (cosine.data_ptr(), sine.data_ptr(), out.data_ptr())
     call("rotate", x, x.data_ptr(), x.stride(0), *arrays, *x.shape, back)
     return out
+
+
+def spread(x: Float[Tensor, "T H D"], index: Int[Tensor, "B L"]) -> Float[Tensor, "B H L D"]:
+    """Tokens of a packed row where `index` says, 0 where it is negative."""
+    x = x if x.stride(1) == x.shape[2] and x.stride(2) == 1 else x.contiguous()
+    out = torch.empty(index.shape[0], x.shape[1], index.shape[1], x.shape[2], dtype=x.dtype)
+    call("spread", x, x.data_ptr(), x.stride(0), index.data_ptr(), out.data_ptr(), *out.shape)
+    return out
+
+
+def collect(
+    x: Float[Tensor, "B H L D"], start: Int[Tensor, "T1"], place: Int[Tensor, "P"], out: Float[Tensor, "T H D"]
+) -> None:
+    """Into `out`, for each token that has places, the sum of what stands there: `place[start[t] : start[t + 1]]`, each
+    a row times L plus a column."""
+    x = x.contiguous()
+    _, heads, columns, size = x.shape
+    arrays = (t.data_ptr() for t in (x, start, place, out))
+    call("collect", x, *arrays, len(out), heads, columns, size)
 
 
 def attend(
