@@ -104,8 +104,8 @@ class PackedView:
     def _attend_by_kernels(self, q: Tensor, k: Tensor, v: Tensor, scale: float | None, window: int | None) -> Tensor:
         outputs = []
         for block, (queries, keys) in zip(self.blocks, self.routes, strict=True):
-            spread = (Spread.apply(x, route) for x, route in ((q, queries), (k, keys), (v, keys)))
-            outputs.append(headwise_attention(*spread, block.sight, scale, window))
+            query, key, value = (Spread.apply(x, route) for x, route in ((q, queries), (k, keys), (v, keys)))
+            outputs.append(headwise_attention(query, key, value, block.sight, scale, window))
         return Collect.apply(tuple(queries for queries, _ in self.routes), *outputs)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float | None, window: int | None) -> Tensor:
@@ -122,7 +122,7 @@ class PackedView:
 
 @dataclass(frozen=True)
 class CachedView:
-    """New tokens of B sequences; sequence b lives in slot b of `cache`: a prefix of the slots, so nothing is copied."""
+    """New tokens of B sequences; sequence b lives in slot b of `cache`: the first of its slots, so nothing is copied."""
 
     cache: Float[Tensor, "layers 2 S K C D"]
     slot: Int[Tensor, "T"]

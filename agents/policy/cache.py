@@ -1,8 +1,9 @@
 """The slot cache: keys and values of N rows, preallocated, with the tokens they belong to.
 
 A row holds k tokens, an observation n. What the two agree on from the start is kept, the rest is fed again: one rule
-for a new episode, the next token, a tool's answer, and a proposal that the environment did not commit. Live rows always
-occupy a prefix of the slots, so that attention reads a view and copies nothing.
+for a new episode, the next token, a tool's answer, and a proposal that the environment did not commit. Rows that are
+computed together occupy neighbouring slots, those that decode a prefix of them, so that attention reads a view and
+copies nothing.
 """
 
 from __future__ import annotations
@@ -96,6 +97,15 @@ class SlotCache:
         if len(far):
             self._swap(far, near)
         return self.slot[rows]
+
+    def gather_slots(self, rows: np.ndarray) -> int:
+        """Have `rows` in neighbouring slots, wherever they are if they already do; returns the first of these."""
+        slots = self.slot[rows]
+        first = int(slots.min())
+        if int(slots.max()) - first + 1 == len(rows):
+            return first
+        self.bring_forward(rows)
+        return 0
 
     def _swap(self, far: np.ndarray, near: np.ndarray) -> None:
         there, here = self.slot[far], self.slot[near]

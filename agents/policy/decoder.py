@@ -23,8 +23,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from agents.policy import kernels
 from agents.policy.attention import NextView
+from agents.policy.compiled import call, library, processor
 from agents.policy.fused import Gated, Layer, Norm, near
 
 COLUMNS = 32
@@ -42,32 +42,32 @@ ROUND_ROWS = {torch.float32: 8, torch.bfloat16: 16}
 """Products are made for a multiple of this many rows: each number is one that oneDNN compiles."""
 
 
-class Matrix(ctypes.Structure):
-    """A packed linear layer, as in `kernels.c`."""
+def fields_of(**kinds: str) -> list[tuple[str, Any]]:
+    """Of a structure: names by their type in C."""
+    types = {"pointers": ctypes.c_void_p, "counts": ctypes.c_int64, "reals": ctypes.c_float}
+    return [(name, types[kind]) for kind, names in kinds.items() for name in names.split()]
 
-    _fields_ = [(name, ctypes.c_void_p) for name in ("weight", "bias")] + [
-        (name, ctypes.c_int64) for name in ("inner", "outer")
-    ]
+
+class Matrix(ctypes.Structure):
+    """`matrix` of `kernels.c`."""
+
+    _fields_ = fields_of(pointers="weight bias", counts="inner outer")
 
 
 class LayerOf(ctypes.Structure):
     """`layer` of `kernels.c`."""
 
-    _fields_ = (
-        [(name, ctypes.c_void_p) for name in ("first_norm", "second_norm", "q_norm", "k_norm")]
-        + [(name, Matrix) for name in ("qkv", "out", "gate", "up", "down")]
-        + [("window", ctypes.c_int64), ("scale", ctypes.c_float)]
-    )
+    _fields_ = [
+        *fields_of(pointers="first_norm second_norm q_norm k_norm"),
+        *((name, Matrix) for name in ("qkv", "out", "gate", "up", "down")),
+        *fields_of(counts="window", reals="scale"),
+    ]
 
 
 class DecoderOf(ctypes.Structure):
     """`decoder` of `kernels.c`."""
 
-    _fields_ = (
-        [(name, ctypes.c_void_p) for name in ("multiply", "release")]
-        + [(name, ctypes.c_int64) for name in ("layers", "hidden", "heads", "group", "size", "plus_one")]
-        + [("eps", ctypes.c_float)]
-    )
+    _fields_ = fields_of(pointers="multiply release", counts="layers hidden heads group size plus_one", reals="eps")
 
 
 class Decoder:
@@ -117,7 +117,8 @@ class Decoder:
             return held[-1].data_ptr()
 
         def matrix(*parts: nn.Linear) -> Matrix:
-            weight = torch.cat([part.weight for part in parts]) if len(parts) > 1 else parts[0].weight
+            weights: list[Tensor] = [part.weight for part in parts]
+            weight = torch.cat(weights) if len(weights) > 1 else weights[0]
             bias = None
             if any(part.bias is not None for part in parts):
                 biases = [weight.new_zeros(len(p.weight)) if p.bias is None else p.bias for p in parts]
@@ -128,7 +129,7 @@ class Decoder:
         def layer_of(layer: Layer) -> LayerOf:
             module: Any = layer.module
             a, mlp = module.self_attn, module.mlp
-            norms = (module.input_layernorm, module.post_attention_layernorm, *head_norms(a))
+            norms: tuple[Any, ...] = (module.input_layernorm, module.post_attention_layernorm, *head_norms(a))
             return LayerOf(
                 *(address(None if norm is None else norm.weight) for norm in norms),
                 matrix(a.q_proj, a.k_proj, a.v_proj),
@@ -164,7 +165,7 @@ class Decoder:
         num_layers, _, slots, heads, columns, size = view.cache.shape
         assert (num_layers, heads, size) == (len(self.layers), self.heads, self.size)
         tensors = out, cosine.contiguous(), sine.contiguous(), view.cache, view.column, view.position, self._space
-        failed = kernels.call(
+        failed = call(
             "decode",
             x,
             ctypes.addressof(decoder),
@@ -185,8 +186,9 @@ class Decoder:
 
 def decoder_of(layers: Iterable[nn.Module], shape: tuple[int, int], dtype: torch.dtype) -> Decoder | None:
     """One for these layers, of `shape` (key/value heads, head size), where it gives what they give; else None."""
-    fused = [layer.forward for layer in layers]
-    if not fused or not all(isinstance(x, Layer) for x in fused) or not available(dtype):
+    forwards: list[Any] = [layer.forward for layer in layers]
+    fused = [x for x in forwards if isinstance(x, Layer)]
+    if not fused or len(fused) < len(forwards) or not available(dtype):
         return None
     modules: list[Any] = [x.module for x in fused]
     norm = modules[0].input_layernorm.forward
@@ -227,10 +229,10 @@ def available(dtype: torch.dtype) -> bool:
     """Whether there is a compiler, torch has the product and the processor its instructions."""
     return (
         dtype in SYMBOLS
-        and kernels.library() is not None
+        and library() is not None
         and torch.backends.mkldnn.is_available()
         and not any(os.environ.get(name) for name in LIMITS)
-        and INSTRUCTIONS[dtype] <= set(kernels.processor().split())
+        and INSTRUCTIONS[dtype] <= set(processor().split())
         and {SYMBOLS[dtype], RELEASE} <= torch_products().keys()
     )
 

@@ -80,7 +80,8 @@ class SiluMul(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Those of gate and up."""
-        return kernels.silu_mul_backward(*ctx.saved_tensors, gradients[0])
+        gate, up = ctx.saved_tensors
+        return kernels.silu_mul_backward(gate, up, gradients[0])
 
 
 class GatedLinear(torch.autograd.Function):

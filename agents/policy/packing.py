@@ -162,18 +162,21 @@ def ramp(sizes: np.ndarray) -> np.ndarray:
 
 
 def microbatches(rollout: Rollout, max_tokens: int) -> list[Tensor]:
-    """Rows in parts of at most `max_tokens` packed tokens, rows of one problem next to each other so that they share
-    their prompt. A row that is longer alone stands alone."""
+    """Rows in as few parts of at most `max_tokens` packed tokens as that takes, about equally large, rows of one problem
+    next to each other so that they share their prompt. A row that is longer alone stands alone."""
     prompt, length = rollout.prompt_length.tolist(), rollout.length.tolist()
     problem = rollout.problem.tolist()
+    order = sorted(range(len(rollout)), key=lambda i: problem[i])
+    shared = [prompt[row] if k and problem[row] == problem[order[k - 1]] else 0 for k, row in enumerate(order)]
+    whole = sum(length) - sum(shared)
+    goal = whole / max(1, -(-whole // max_tokens))
     parts: list[list[int]] = []
-    total, prompts = max_tokens + 1, set[int]()
-    for row in sorted(range(len(rollout)), key=lambda i: problem[i]):
-        size = length[row] - (prompt[row] if problem[row] in prompts else 0)
-        if total + size > max_tokens:
+    total = max_tokens + 1
+    for row, known in zip(order, shared, strict=True):
+        size = length[row] - known
+        if total + size > max_tokens or total >= goal:
             parts.append([])
-            total, prompts, size = 0, set(), length[row]
+            total, size = 0, length[row]
         parts[-1].append(row)
-        prompts.add(problem[row])
         total += size
     return [torch.tensor(part) for part in parts]

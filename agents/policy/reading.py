@@ -34,7 +34,7 @@ class CachedReader:
         states: list[Tensor] = []
         computed = 0
         most = PREFILL_TOKENS[cache.data.device.type == "cuda"]
-        for part in split_by_total(feed, (length - cache.held)[feed], most):
+        for part in split_evenly(feed, (length - cache.held)[feed], most):
             count = (length - cache.held)[part]
             column = ramp(count) + np.repeat(cache.held[part], count)
             part_rows, hidden = self._feed(part, np.repeat(part, count), column)
@@ -82,13 +82,14 @@ class CachedReader:
 
     def _feed(self, rows: np.ndarray, flat_rows: np.ndarray, column: np.ndarray) -> tuple[np.ndarray, Tensor]:
         """One forward over flat `(row, column)` tokens; rows come back ordered by slot."""
-        slot = self.cache.bring_forward(rows)
+        first = self.cache.gather_slots(rows)
+        slot = self.cache.slot[rows]
         self.cache.widen(int(column.max()) + 1)
         order = np.argsort(slot)
         by_slot = np.argsort(self.cache.slot[flat_rows], kind="stable")
         flat_rows, column = flat_rows[by_slot], column[by_slot]
         token = self.tokens[flat_rows, column].astype(np.int64)
-        count = np.bincount(self.cache.slot[flat_rows], minlength=len(rows))
+        count = np.bincount(self.cache.slot[flat_rows] - first, minlength=len(rows))
         start = np.cumsum(count) - count
         width = ramp(np.array([count.max()]))
         inside = width < count[:, None]
@@ -97,11 +98,11 @@ class CachedReader:
         num_keys = int(column.max()) + 1
         key_position = np.arange(num_keys)[None]
         output = np.repeat(np.arange(len(rows)) * len(width), count) + ramp(count)
-        arrays = (token, self.cache.slot[flat_rows], column, query, output, query_position, key_position)
+        arrays = (token, self.cache.slot[flat_rows] - first, column, query, output, query_position, key_position)
         device = self.cache.data.device
         ids, slots, positions, queries, outputs, seeing, seen = (torch.from_numpy(a).to(device) for a in arrays)
         sight = Sight(seen[:, None, :] <= seeing[:, :, None], seeing, seen)
-        view = CachedView(self.cache.data, slots, positions, queries, sight, outputs)
+        view = CachedView(self.cache.data[:, :, first:], slots, positions, queries, sight, outputs)
         hidden = self.model.states(ids, positions, view)
         self.cache.remember(flat_rows, column, token)
         return rows[order], hidden[torch.from_numpy(np.cumsum(count) - 1).to(device)]
@@ -144,18 +145,16 @@ class PaddedReader:
         return states[torch.arange(len(rows), device=states.device), length - 1]
 
 
-def split_by_total(items: np.ndarray, size: np.ndarray, most: int) -> list[np.ndarray]:
-    """Consecutive parts of `items` whose sizes add up to at most `most` (a single larger one stands alone).
+def split_evenly(items: np.ndarray, size: np.ndarray, most: int) -> list[np.ndarray]:
+    """Consecutive parts of `items`, as few as sizes of `most` a part would need and about equally large: a part exceeds
+    `most` by less than its largest item.
 
-    >>> [part.tolist() for part in split_by_total(np.arange(4), np.array([3, 3, 9, 1]), 6)]
-    [[0, 1], [2], [3]]
+    >>> [part.tolist() for part in split_evenly(np.arange(5), np.array([3, 3, 2, 3, 1]), 7)]
+    [[0, 1], [2, 3, 4]]
     """
-    parts: list[list[int]] = []
-    total = most + 1
-    for item, n in zip(items, size, strict=True):
-        if total + n > most:
-            parts.append([])
-            total = 0
-        parts[-1].append(item)
-        total += n
-    return [np.array(part) for part in parts]
+    if not len(items):
+        return []
+    ends = np.cumsum(size)
+    num_parts = -(-int(ends[-1]) // most)
+    part = ((2 * ends - size) * num_parts // (2 * ends[-1])).clip(0, num_parts - 1)
+    return [items[part == number] for number in range(num_parts) if (part == number).any()]

@@ -175,7 +175,7 @@ def test_a_copy_has_weights_of_its_own(duplicate):
     assert torch.equal(model(ids).logits, before)
 
 
-SHOW = "from agents.policy.kernels import library; print(library() is None)"
+SHOW = "from agents.policy.compiled import library; print(library() is None)"
 
 
 def run(**environment: str) -> subprocess.CompletedProcess[str]:
