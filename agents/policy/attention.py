@@ -122,7 +122,7 @@ class PackedView:
 
 @dataclass(frozen=True)
 class CachedView:
-    """New tokens of B sequences; sequence b lives in slot b of `cache`: the first of its slots, so nothing is copied."""
+    """New tokens of B sequences; sequence b lives in slot b of `cache`, so that nothing is copied."""
 
     cache: Float[Tensor, "layers 2 S K C D"]
     slot: Int[Tensor, "T"]

@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from agents.policy.hardware import cache_folder
+from agents.policy.hardware import cache_folder, processor
 
 SOURCE = Path(__file__).with_name("kernels.c")
 COMPILE = ("-c", "-O3", "-march=native", "-ffast-math", "-fopenmp", "-fPIC")
@@ -90,12 +90,6 @@ def compiled(compiler: list[str]) -> Path:
             subprocess.run(command, cwd=scratch, check=True, capture_output=True, text=True, timeout=120)
         os.replace(Path(scratch) / "kernels.so", path)  # at once: another process may be doing the same
     return path
-
-
-def processor() -> str:
-    """What tells processors apart whose instructions differ."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
 
 
 def call(name: str, like: Tensor, *arguments: float) -> int:

@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from agents.policy.attention import NextView
-from agents.policy.compiled import call, library, processor
+from agents.policy.compiled import call, library
 from agents.policy.fused import Gated, Layer, Norm, near
+from agents.policy.hardware import processor
 
 COLUMNS = 32
 """As in `kernels.c`."""
@@ -86,8 +87,16 @@ class Decoder:
         return bool(self._packed) and torch._C._get_mkldnn_enabled()
 
     def suits(self) -> bool:
-        """Whether the layers are still what they were when this was built: adapters may have been put in."""
-        return all(type(x) is nn.Linear for layer in self.layers for x in linears(layer.module))
+        """Whether the layers are still what they were when this was built: adapters or hooks may have been put in, and
+        weights are converted."""
+        weights = [p for layer in self.layers for p in layer.module.parameters()]
+        dtype = weights[0].dtype
+        if any(p.dtype != dtype or p.device.type != "cpu" for p in weights) or not available(dtype):
+            return False
+        modules = [layer.module for layer in self.layers]
+        if any(m._forward_hooks or m._forward_pre_hooks for module in modules for m in module.modules()):
+            return False
+        return all(type(x) is nn.Linear for module in modules for x in linears(module))
 
     def linears(self) -> list[nn.Module]:
         """Those whose weights are packed here."""
@@ -121,7 +130,7 @@ class Decoder:
             weight = torch.cat(weights) if len(weights) > 1 else weights[0]
             bias = None
             if any(part.bias is not None for part in parts):
-                biases = [weight.new_zeros(len(p.weight)) if p.bias is None else p.bias for p in parts]
+                biases: list[Tensor] = [weight.new_zeros(len(p.weight)) if p.bias is None else p.bias for p in parts]
                 bias = pad(torch.cat(biases), (0, -len(weight) % COLUMNS))
             packed = blocks_of(weight)
             return Matrix(address(packed), address(bias), weight.shape[1], len(packed) * COLUMNS)
@@ -164,7 +173,8 @@ class Decoder:
         out = x.new_empty(num_rows, hidden).copy_(x)
         num_layers, _, slots, heads, columns, size = view.cache.shape
         assert (num_layers, heads, size) == (len(self.layers), self.heads, self.size)
-        tensors = out, cosine.contiguous(), sine.contiguous(), view.cache, view.column, view.position, self._space
+        cosine, sine = (angle.to(x.dtype).contiguous() for angle in (cosine, sine))
+        tensors = out, cosine, sine, view.cache, view.column, view.position, self._space
         failed = call(
             "decode",
             x,
@@ -193,7 +203,12 @@ def decoder_of(layers: Iterable[nn.Module], shape: tuple[int, int], dtype: torch
     modules: list[Any] = [x.module for x in fused]
     norm = modules[0].input_layernorm.forward
     same = (norm.eps, norm.plus_one)
-    for module in modules:
+    shapes = [[p.shape for p in module.parameters()] for module in modules]
+    if any(shape != shapes[0] for shape in shapes):
+        return None
+    for number, module in enumerate(modules):
+        if module.self_attn.layer_idx != number:
+            return None
         norms = [module.input_layernorm, module.post_attention_layernorm, *filter(None, head_norms(module.self_attn))]
         if not all(isinstance(n.forward, Norm) and (n.forward.eps, n.forward.plus_one) == same for n in norms):
             return None
@@ -231,6 +246,7 @@ def available(dtype: torch.dtype) -> bool:
         dtype in SYMBOLS
         and library() is not None
         and torch.backends.mkldnn.is_available()
+        and torch._C._get_mkldnn_enabled()
         and not any(os.environ.get(name) for name in LIMITS)
         and INSTRUCTIONS[dtype] <= set(processor().split())
         and {SYMBOLS[dtype], RELEASE} <= torch_products().keys()

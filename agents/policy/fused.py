@@ -6,7 +6,7 @@ Which ones compute what is not read from their names but found by trying: the ke
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -68,9 +68,11 @@ class Gated:
         if not kernels.fit(x):
             return type(module).forward(module, x)
         gate, up = module.gate_proj(x), module.up_proj(x)
+        if not kernels.fit(gate, up):
+            return module.down_proj(module.act_fn(gate) * up)
         if not torch.is_grad_enabled():
             return module.down_proj(kernels.silu_mul(gate, up))
-        if type(module.down_proj) is nn.Linear:
+        if type(module.down_proj) is nn.Linear and kernels.fit(gate, module.down_proj.weight):
             return GatedLinear.apply(gate, up, module.down_proj.weight, module.down_proj.bias)
         return module.down_proj(SiluMul.apply(gate, up))
 
@@ -91,12 +93,17 @@ class Layer:
 
     def __call__(self, *given: Any, **options: Any) -> Float[Tensor, "1 T H"]:
         """As the module's own."""
-        turn, view = options.get("position_embeddings"), options.get("view")
-        fits = view is not None and turn is not None and kernels.fit(given[0], *turn)
+        fits = self._fits(given[0], options.get("view"), options.get("position_embeddings"))
         run = self._fused if fits else partial(type(self.module).forward, self.module)
         if self.checkpointed and torch.is_grad_enabled():
             return checkpoint(run, *given, use_reentrant=False, **options)
         return run(*given, **options)
+
+    def _fits(self, x: Tensor, view: View | None, turn: tuple[Tensor, Tensor] | None) -> bool:
+        if view is None or turn is None or torch.is_autocast_enabled("cpu") or not kernels.fit(x, *turn):
+            return False
+        attention: Any = self.module.self_attn
+        return turn[0].shape[-1] == attention.head_dim
 
     def _fused(
         self,
@@ -120,7 +127,7 @@ class Layer:
         q, k = rotate(q, cosine, sine), rotate(k, cosine, sine)
         seen = view.attend(attention.layer_idx, q, k, v, self.scale, self.window).flatten(1)
         x, h = module.post_attention_layernorm.forward.of_sum(x, attention.o_proj(seen))
-        return (x + module.mlp(h))[None]
+        return x[None] + module.mlp(h[None])
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Layer, (self.module, self.scale, self.window), {"checkpointed": self.checkpointed}
@@ -156,29 +163,40 @@ def candidates(module: nn.Module) -> list[tuple[Norm | Gated, int]]:
 
 
 @torch.no_grad()
-def replace_layers(model: nn.Module, view: PackedView, read: Callable[[View], object]) -> None:
-    """Give the decoder layers of `model` that the kernels compute this forward; `read` lets the model read a text
-    through the view that it is given."""
+def replace_layers(model: nn.Module, view: PackedView, reads: Sequence[Callable[[View], object]]) -> None:
+    """Give the decoder layers of `model` that the kernels compute this forward. Each of `reads` lets the model read a
+    text through the view that it is given; a layer must be met in all of them."""
     layers: list[Any] = [module for module in model.modules() if might_be_layer(module)]
     if kernels.library() is None or not layers:
         return
     overheard = Overheard(view)
-    seen: dict[nn.Module, tuple[tuple[Any, ...], dict[str, Any], Any]] = {}
+    met: dict[nn.Module, list[tuple[tuple[Any, ...], dict[str, Any], Any]]] = {layer: [] for layer in layers}
 
     def note(module: nn.Module, given: tuple[Any, ...], options: dict[str, Any], result: Any) -> None:
-        seen[module] = given, options, result
+        met[module].append((given, options, result))
 
     hooks = [layer.register_forward_hook(note, with_kwargs=True) for layer in layers]
-    read(overheard)
+    for read in reads:
+        read(overheard)
     for hook in hooks:
         hook.remove()
     for layer in layers:
-        if layer not in seen or layer.self_attn.layer_idx not in overheard.asked:
-            continue
-        candidate = Layer(layer, *overheard.asked[layer.self_attn.layer_idx])
-        given, options, result = seen[layer]
-        if isinstance(result, Tensor) and near(candidate(*given, **options), result):
-            layer.forward = candidate
+        asked = overheard.asked.get(layer.self_attn.layer_idx)
+        if asked is not None and len(met[layer]) == len(reads):
+            candidate = Layer(layer, *asked)
+            if all(gives(candidate, *one) for one in met[layer]):
+                layer.forward = candidate
+
+
+def gives(layer: Layer, given: tuple[Any, ...], options: dict[str, Any], result: Any) -> bool:
+    """Whether the layer computes `result`, up to the number format of what it adds to its input."""
+    try:
+        found = layer(*given, **options)
+        x, error, added = given[0], (found - result).abs(), (result - given[0]).abs().max()
+    except (TypeError, ValueError, IndexError, AttributeError, RuntimeError, AssertionError):
+        return False  # its parts are called like those of a layer and mean something else
+    rounding = 4 * torch.finfo(x.dtype).eps * x.abs()
+    return bool((error <= TOLERANCE.get(x.dtype, 0.0) * added + rounding).all())
 
 
 def might_be_layer(module: Any) -> bool:

@@ -1,7 +1,8 @@
 """The kernels with their gradients in closed form.
 
-Each function keeps what went in and nothing that lies between: torch's own chain of small operations keeps a float32
-copy of a layer's input, its normalized form, the activation and the product, half of what an update has to remember.
+Each function keeps what its formula needs and nothing that lies between: torch's own chain of small operations keeps a
+float32 copy of a layer's input, its normalized form, the activation and the product, half of what an update has to
+remember. There is no second derivative, and asking for one is an error.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from agents.policy import kernels, linear
 from agents.policy.route import Route
@@ -27,10 +29,12 @@ class RmsNorm(torch.autograd.Function):
         return kernels.rms_norm(x, weight, eps, plus_one)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Those of input and weight."""
         x, weight = ctx.saved_tensors
-        return *kernels.rms_norm_backward(x, weight, gradients[0], None, *ctx.how), None, None
+        of_weight = ctx.needs_input_grad[1]
+        return *kernels.rms_norm_backward(x, weight, gradients[0], None, *ctx.how, of_weight=of_weight), None, None
 
 
 class AddRmsNorm(torch.autograd.Function):
@@ -45,11 +49,13 @@ class AddRmsNorm(torch.autograd.Function):
         return total, out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """The sum's own gradient and the norm's, for both terms; the weight's."""
         total, weight = ctx.saved_tensors
         change, by_out = gradients
-        by_total, by_weight = kernels.rms_norm_backward(total, weight, by_out, change, *ctx.how)
+        of_weight = ctx.needs_input_grad[2]
+        by_total, by_weight = kernels.rms_norm_backward(total, weight, by_out, change, *ctx.how, of_weight=of_weight)
         return by_total, by_total, by_weight, None, None
 
 
@@ -63,6 +69,7 @@ class Rotate(torch.autograd.Function):
         return kernels.rotate(x, cosine, sine)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Turned back."""
         return kernels.rotate(gradients[0], *ctx.saved_tensors, back=True), None, None
@@ -78,6 +85,7 @@ class SiluMul(torch.autograd.Function):
         return kernels.silu_mul(gate, up)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Those of gate and up."""
         gate, up = ctx.saved_tensors
@@ -94,6 +102,7 @@ class GatedLinear(torch.autograd.Function):
         return linear.forward(kernels.silu_mul(gate, up), weight, bias)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Those of gate, up, weight and bias, as far as they are wanted."""
         gate, up, weight = ctx.saved_tensors
@@ -118,6 +127,7 @@ class Spread(torch.autograd.Function):
         return kernels.spread(x, route.index)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """What stands in a token's places, added up."""
         _, heads, _, size = gradients[0].shape
@@ -140,6 +150,7 @@ class Collect(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Each token's in its place, 0 in the padding."""
         return None, *(kernels.spread(gradients[0], route.index) for route in ctx.routes)

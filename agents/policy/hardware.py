@@ -6,6 +6,7 @@ import ctypes
 import os
 import resource
 import sys
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -18,6 +19,16 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 def cache_folder() -> Path:
     """Where converted models and compiled kernels are kept: `$TEXTENV_CACHE`, or `~/.cache/textenv`."""
     return Path(os.environ.get("TEXTENV_CACHE") or Path.home() / ".cache" / "textenv")
+
+
+@cache
+def processor() -> str:
+    """What tells processors apart whose instructions or makers differ; empty where the system does not say."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return "\n".join(sorted({line for line in lines if line.startswith(("vendor", "model name", "flags", "Features"))}))
 
 
 def pick_device(name: str) -> torch.device:

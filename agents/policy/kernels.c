@@ -1,7 +1,7 @@
 /* The small operations of a step on a CPU, each in one pass over memory: what lies between the matrix products.
  *
- * Torch runs them as 45 operations a layer, each of which reads and writes its array and starts all threads. Numbers are
- * rounded where the modules that these replace round them, so that results agree to the last bit or nearly so.
+ * Torch runs them as 45 operations a layer, each of which reads and writes its array and starts all threads. Numbers
+ * are rounded where the modules that these replace round them, so that results agree to the last bit or nearly so.
  * Included once for each number format: `number` with `load` and `store`, and `NAME` for the functions' names.
  */
 #ifndef number
@@ -10,6 +10,8 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+
+#define FAR 80.0f /* Beyond, exp is infinite, and a fast division by that is no number. */
 
 enum { SMALL = 4096 }; /* Numbers for which starting the threads costs more than it saves. */
 
@@ -166,14 +168,15 @@ void NAME(add_rms_norm)(const number *x, const number *y, const number *weight, 
   }
 }
 
-/* What a change of the norm's output means for its input, plus `change` if there is one; and for its weight, as a sum
- * over its own rows for each of `threads`, so that the whole sum has one order: by_weight [threads, size], of zeros. */
+/* What a change of the norm's output means for its input, plus `change` if there is one; and, if wanted, for its
+ * weight, as a sum over its own rows for each of `threads`, so that the whole sum has one order: by_weight [threads,
+ * size], of zeros. */
 void NAME(rms_norm_backward)(const number *x, const number *weight, const number *by_out, const number *change,
                              number *by_x, float *by_weight, int64_t rows, int64_t size, float eps, int64_t plus_one,
                              int64_t threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (int64_t t = 0; t < threads; t++) {
-    float *own = by_weight + t * size;
+    float *own = by_weight ? by_weight + t * size : 0;
     for (int64_t r = rows * t / threads; r < rows * (t + 1) / threads; r++) {
       const number *in = x + r * size, *by = by_out + r * size;
       float squares = 0, along = 0;
@@ -185,14 +188,14 @@ void NAME(rms_norm_backward)(const number *x, const number *weight, const number
       for (int64_t i = 0; i < size; i++) {
         float slope = load(by[i]) * (plus_one + load(weight[i])) - load(in[i]) * shrink;
         by_x[r * size + i] = store(slope * scale + (change ? load(change[r * size + i]) : 0));
-        own[i] += load(by[i]) * load(in[i]) * scale;
+        if (own) own[i] += load(by[i]) * load(in[i]) * scale;
       }
     }
   }
 }
 
-/* From a packed row x [tokens, heads, size] to padded sequences [rows, heads, columns, size]: `index` [rows, columns] says
- * which token stands where, and nothing (0) stands where it is negative. */
+/* From a packed row x [tokens, heads, size] to padded sequences [rows, heads, columns, size]: `index` [rows, columns]
+ * says which token stands where, and nothing (0) stands where it is negative. */
 void NAME(spread)(const number *x, int64_t x_row, const int64_t *index, number *out, int64_t rows, int64_t heads,
                   int64_t columns, int64_t size) {
 #pragma omp parallel for schedule(static)
@@ -235,7 +238,7 @@ void NAME(silu_mul)(const number *gate, const number *up, number *out, int64_t s
 #pragma omp parallel for simd schedule(static) if (size > SMALL)
   for (int64_t i = 0; i < size; i++) {
     float g = load(gate[i]);
-    out[i] = store(load(store(g / (1 + expf(-g)))) * load(up[i]));
+    out[i] = store(load(store(g / (1 + expf(fminf(-g, FAR))))) * load(up[i]));
   }
 }
 
@@ -244,7 +247,7 @@ void NAME(silu_mul_backward)(const number *gate, const number *up, const number 
                              number *by_up, int64_t size) {
 #pragma omp parallel for simd schedule(static) if (size > SMALL)
   for (int64_t i = 0; i < size; i++) {
-    float g = load(gate[i]), by = load(by_out[i]), sigmoid = 1 / (1 + expf(-g));
+    float g = load(gate[i]), by = load(by_out[i]), sigmoid = 1 / (1 + expf(fminf(-g, FAR)));
     by_up[i] = store(by * g * sigmoid);
     by_gate[i] = store(by * load(up[i]) * sigmoid * (1 + g * (1 - sigmoid)));
   }
@@ -306,8 +309,8 @@ static inline void NAME(attend_head)(const number *q, int64_t q_stride, const nu
 
 #ifdef __AVX512F__
 /* The same for sizes that the compiler knows: queries and sums stay in registers, sixteen keys are added up at once.
- * Values are asked for while keys are read, and the keys that come `next` while values are: blocks are too short for the
- * processor to see a pattern. */
+ * Values are asked for while keys are read, and the keys that come `next` while values are: blocks are too short for
+ * the processor to see a pattern. */
 INLINE void NAME(attend_head_wide)(const number *q, int64_t q_stride, const number *keys, const number *values,
                                    const number *next, number *out, float *restrict p, int64_t length, int64_t stride,
                                    const int group, const int size, float scale) {
@@ -373,8 +376,8 @@ static int64_t NAME(attend_next)(const number *q, int64_t q_head, const number *
   return 0;
 }
 
-/* One new token in each of `rows` slots of a cache [slots, heads, columns, size]. q [rows, heads * group, size], k and v
- * [rows, heads, size], each with strides of row and head. Returns 0, or 1 when there is no memory. */
+/* One new token in each of `rows` slots of a cache [slots, heads, columns, size]. q [rows, heads * group, size], k and
+ * v [rows, heads, size], each with strides of row and head. Returns 0, or 1 when there is no memory. */
 int64_t NAME(attend)(const number *q, int64_t q_row, int64_t q_head, const number *k, int64_t k_row, int64_t k_head,
                      const number *v, int64_t v_row, int64_t v_head, number *keys, number *values,
                      const int64_t *column, const int64_t *position, number *out, int64_t rows, int64_t heads,
@@ -401,8 +404,8 @@ static inline void NAME(turn)(number *x, const number *cosine, const number *sin
   }
 }
 
-/* A tile of COLUMNS outputs of a linear layer for at most TILE rows: x [rows, inner], a row every `stride`, times block n
- * of its packed weights, plus the bias; in float32. The product is torch's own, of one thread. */
+/* A tile of COLUMNS outputs of a linear layer for at most TILE rows: x [rows, inner], a row every `stride`, times block
+ * n of its packed weights, plus the bias; in float32. The product is torch's own, of one thread. */
 static inline void NAME(tile)(product multiply, const number *x, int64_t stride, const matrix *w, int64_t n,
                               int64_t rows, float *out) {
   const number *block = (const number *)w->weight + n * w->inner * COLUMNS;
@@ -436,13 +439,13 @@ static inline void NAME(gated_block)(product multiply, const number *x, const ma
     for (int64_t r = 0; r < count; r++)
       for (int64_t i = 0; i < COLUMNS; i++) {
         float g = load(store(left[r * COLUMNS + i])), u = load(store(right[r * COLUMNS + i]));
-        out[(start + r) * gate->outer + n * COLUMNS + i] = store(load(store(g / (1 + expf(-g)))) * u);
+        out[(start + r) * gate->outer + n * COLUMNS + i] = store(load(store(g / (1 + expf(fminf(-g, FAR))))) * u);
       }
   }
 }
 
 /* All layers of a decoder for one new token in each of the first `rows` slots of a cache [layers, 2, slots, heads,
- * columns, size]: x [padded, hidden] comes in and goes out; cosine and sine are [rows, size]. The threads start once and
+ * columns, size]: x [rows, hidden] comes in and goes out; cosine and sine are [rows, size]. The threads start once and
  * meet between stages. `space` holds h, y, qkv, seen and inner, `padded` rows of each: products are made for that many,
  * a round number. Returns 0, or 1 when there is no memory. */
 int64_t NAME(decode)(const decoder *d, const layer *layers, number *x, const number *cosine, const number *sine,

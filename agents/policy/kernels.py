@@ -33,6 +33,7 @@ def rms_norm(x: Float[Tensor, "*R H"], weight: Float[Tensor, "H"], eps: float, p
     """`x` over its root mean square, times `weight`, or times `1 + weight` (Gemma)."""
     x, out = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
     size = x.shape[-1]
+    assert weight.shape == (size,)
     call("rms_norm", x, x.data_ptr(), weight.data_ptr(), out.data_ptr(), x.numel() // size, size, eps, plus_one)
     return out
 
@@ -43,6 +44,7 @@ def add_rms_norm(
     """`x + y`, and `rms_norm` of it."""
     x, y = x.contiguous(), y.contiguous()
     total, out, size = torch.empty_like(x), torch.empty_like(x), x.shape[-1]
+    assert weight.shape == (size,)
     arrays = (t.data_ptr() for t in (x, y, weight, total, out))
     call("add_rms_norm", x, *arrays, x.numel() // size, size, eps, plus_one)
     return total, out
@@ -55,14 +57,16 @@ def rms_norm_backward(
     change: Float[Tensor, "*R H"] | None,
     eps: float,
     plus_one: bool,
-) -> tuple[Float[Tensor, "*R H"], Float[Tensor, "H"]]:
+    *,
+    of_weight: bool = True,
+) -> tuple[Float[Tensor, "*R H"], Float[Tensor, "H"] | None]:
     """The gradients of input and weight; `change` is what else changes the input, added to the first."""
     by_out, change = by_out.contiguous(), None if change is None else change.contiguous()
     by_x, size, threads = torch.empty_like(x), x.shape[-1], torch.get_num_threads()
-    by_weight = torch.zeros(threads, size)
+    by_weight = torch.zeros(threads, size, dtype=torch.float32) if of_weight else None
     arrays = (0 if t is None else t.data_ptr() for t in (x, weight, by_out, change, by_x, by_weight))
     call("rms_norm_backward", x, *arrays, x.numel() // size, size, eps, plus_one, threads)
-    return by_x, by_weight.sum(0).to(weight.dtype)
+    return by_x, None if by_weight is None else by_weight.sum(0).to(weight.dtype)
 
 
 def silu_mul(gate: Float[Tensor, "*R H"], up: Float[Tensor, "*R H"]) -> Float[Tensor, "*R H"]:
@@ -89,6 +93,7 @@ def rotate(
     """Rotary positions: `x cosine + [-x2, x1] sine` of its halves; `back` is the transposed turn, of a gradient."""
     x = x if x.stride(1) == x.shape[2] and x.stride(2) == 1 else x.contiguous()
     cosine, sine = cosine.contiguous(), sine.contiguous()
+    assert cosine.shape == sine.shape == (x.shape[0], x.shape[2])
     out = torch.empty(x.shape, dtype=x.dtype)
     arrays = (cosine.data_ptr(), sine.data_ptr(), out.data_ptr())
     call("rotate", x, x.data_ptr(), x.stride(0), *arrays, *x.shape, back)
@@ -172,7 +177,7 @@ def score(
     logits: Float[Tensor, "R V"], target: Int[Tensor, "R"], temperature: float
 ) -> tuple[Float[Tensor, "R"], Float[Tensor, "R"]]:
     """Log-probability of each target under `logits / temperature`, and the logarithm of what those sum up to."""
-    logprob, total = torch.empty((2, len(target)))
+    logprob, total = torch.empty((2, len(target)), dtype=torch.float32)
     arrays = (target.contiguous(), logprob, total)
     call(
         "score",

@@ -1,8 +1,8 @@
 """Matrix products of a model's linear layers on a CPU, by oneDNN.
 
-Torch gives float32 products to MKL, which on processors of other makers runs at less than half of what oneDNN reaches
-(64 rows of SmolLM2 on an EPYC: 140 ms a forward against 48), and it lays out the weights anew in every product (in
-bfloat16 33 ms against 26). So a linear layer of a model that runs on a CPU asks oneDNN itself: with the weights as they
+Torch gives float32 products to MKL, which on processors of other makers than its own runs at less than half of what
+oneDNN reaches (64 rows of SmolLM2 on an EPYC: 140 ms a forward against 48), and it lays out the weights anew in every
+product (in bfloat16 33 ms against 26). So a linear layer of a model that runs on a CPU asks oneDNN itself: with the weights as they
 lie when there may be a gradient, with weights laid out once (*prepacked*) while it acts. The modules stay Hugging
 Face's own; what is replaced is the `forward` of each single one, by an equal function. Elsewhere nothing is changed.
 """
@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import linear
+
+from agents.policy.hardware import processor
 
 MIN_WEIGHTS = 2**16
 """Smaller layers cost more to dispatch than to compute."""
@@ -51,7 +53,15 @@ def weight_gradient(out: Float[Tensor, "R O"], x: Float[Tensor, "R I"]) -> Float
 
 def suits(x: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN is to be asked itself."""
-    return x.dtype == torch.float32 == weight.dtype and x.device.type == "cpu" and x.numel() > 0 and available()
+    dense = x.dtype == torch.float32 == weight.dtype and x.device.type == "cpu" and x.numel() > 0
+    return dense and available() and not has_fast_mkl()
+
+
+@cache
+def has_fast_mkl() -> bool:
+    """Whether torch's own products are by MKL on a processor of its maker: there they are the faster ones (gradients of
+    weights by a third)."""
+    return torch.backends.mkl.is_available() and "GenuineIntel" in processor()
 
 
 class Product(torch.autograd.Function):

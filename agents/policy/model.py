@@ -26,7 +26,8 @@ from agents.policy.linear import replace_products
 
 
 class LanguageModel(nn.Module):
-    """`body` makes hidden states, `head` logits. Both are the Hugging Face model's own modules, unmodified."""
+    """`body` makes hidden states, `head` logits. Both are the Hugging Face model's own modules; on a CPU some have their
+    forward replaced by an equal one."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -37,7 +38,9 @@ class LanguageModel(nn.Module):
         self.packed = self._try_packed()
         if self.packed and self.weight.device.type == "cpu":
             texts, position, view = short_texts(self.vocabulary, self.weight.device)
-            replace_layers(self.model, view, lambda view: self.states(texts.flatten(), position, view))
+            last = getattr(self._text_config, "max_position_embeddings", None) or 8
+            reads = [partial(self.states, texts.flatten(), position + start) for start in (0, max(0, last - 8))]
+            replace_layers(self.model, view, reads)  # far out, too: some scale what lies there
             self.decoder = self._decoder()
 
     @property
@@ -72,6 +75,8 @@ class LanguageModel(nn.Module):
         if self.decoder is not None and self.decoder.suits():
             self.decoder.prepack()
             packed.update(self.decoder.linears())
+        elif self.decoder is not None:
+            self.decoder.release()
         for product in self.products:
             if product.layer not in packed:
                 product.prepack()
@@ -119,29 +124,28 @@ class LanguageModel(nn.Module):
         body: Any = self.model.base_model
         if {name for name, _ in body.named_children()} != {"embed_tokens", "layers", "norm", "rotary_emb"}:
             return None
-        texts, position, view = short_texts(self.vocabulary, self.weight.device)
-        entered: list[tuple[Tensor, tuple[Tensor, Tensor]]] = []
-
-        def note(_: nn.Module, given: tuple[Any, ...], options: dict[str, Any]) -> None:
-            entered.append((given[0], options["position_embeddings"]))
-
         layers = list(body.layers)
-        hooks = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in layers]
+        if not layers or not all(isinstance(layer.forward, Layer) for layer in layers):
+            return None
+        texts, position, view = short_texts(self.vocabulary, self.weight.device)
+        passed: list[tuple[Tensor, tuple[Tensor, Tensor], Tensor]] = []
+
+        def note(_: nn.Module, given: tuple[Any, ...], options: dict[str, Any], result: Tensor) -> None:
+            passed.append((given[0], options["position_embeddings"], result))
+
+        hooks = [layer.register_forward_hook(note, with_kwargs=True) for layer in layers]
         out = self.states(texts.flatten(), position, view)
         for hook in hooks:
             hook.remove()
         x = body.embed_tokens(texts.flatten())[None]
         turn = body.rotary_emb(x, position[None])
-        if not entered or not torch.equal(entered[0][0], x):
+        for given, angles, result in passed:
+            if not torch.equal(given, x) or not all(map(torch.equal, angles, turn)):
+                return None
+            x = result
+        if len(passed) < len(layers) or not torch.equal(body.norm(x)[0], out):
             return None
-        if not all(torch.equal(own, known) for _, given in entered for own, known in zip(given, turn, strict=True)):
-            return None
-        last = layers[-1](entered[-1][0], view=view, position_embeddings=turn)
-        return (
-            decoder_of(layers, self.cache_shape[1:], self.weight.dtype)
-            if torch.equal(body.norm(last)[0], out)
-            else None
-        )
+        return decoder_of(layers, self.cache_shape[1:], self.weight.dtype)
 
     def padded_states(self, tokens: Tensor, length: Tensor) -> Float[Tensor, "N T H"]:
         """Hidden states of right-padded rows `[N, T]`; the path that every causal model has."""

@@ -162,8 +162,10 @@ def ramp(sizes: np.ndarray) -> np.ndarray:
 
 
 def microbatches(rollout: Rollout, max_tokens: int) -> list[Tensor]:
-    """Rows in as few parts of at most `max_tokens` packed tokens as that takes, about equally large, rows of one problem
-    next to each other so that they share their prompt. A row that is longer alone stands alone."""
+    """Rows in as few parts of at most `max_tokens` packed tokens as that takes, about equally large.
+
+    Rows of one problem stand together, so that they share their prompt. A row that is longer alone stands alone.
+    """
     prompt, length = rollout.prompt_length.tolist(), rollout.length.tolist()
     problem = rollout.problem.tolist()
     order = sorted(range(len(rollout)), key=lambda i: problem[i])

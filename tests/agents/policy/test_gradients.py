@@ -6,7 +6,8 @@ from torch import nn
 from torch.nn.functional import silu
 
 from agents.policy import kernels
-from agents.policy.gradients import AddRmsNorm, GatedLinear, RmsNorm, Rotate, SiluMul
+from agents.policy.gradients import AddRmsNorm, Collect, GatedLinear, RmsNorm, Rotate, SiluMul, Spread
+from agents.policy.route import route_of
 
 pytestmark = pytest.mark.skipif(kernels.library() is None, reason="no C compiler here, or kernels are turned off")
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2**-6}
@@ -146,3 +147,50 @@ def test_scores_of_targets_and_what_they_mean_for_the_logits(size, temperature, 
     found = kernels.score_backward(logits, target, total, change, temperature)
     assert found.dtype == dtype
     torch.testing.assert_close(found.double(), by_torch, atol=TOLERANCE[dtype] / 10, rtol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [10, 64])
+def test_spreading_and_collecting_by_hand(size, dtype):
+    """Five tokens in two padded rows: token 0 stands in three places, token 4 in none."""
+    index = torch.tensor([[0, 1, 0], [2, 0, 3]])
+    route = route_of(index, torch.ones_like(index, dtype=torch.bool), 5)
+    x = numbers(5, 2, size, seed=0, dtype=dtype)
+    padded = Spread.apply(x, route)
+    assert torch.equal(padded, x[index].transpose(1, 2))
+    by = numbers(*padded.shape, seed=1, dtype=dtype).detach()
+    (found,) = torch.autograd.grad(padded, x, by)
+    expected = torch.zeros(5, 2, size, dtype=torch.float64)
+    expected.index_add_(0, index.flatten(), by.double().transpose(1, 2).flatten(0, 1))
+    torch.testing.assert_close(found.double(), expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype] / 10)
+
+
+def test_what_stands_nowhere_is_zero_and_left_alone():
+    index, exists = torch.tensor([[1, 0]]), torch.tensor([[True, False]])
+    route = route_of(index, exists, 2)
+    x = torch.tensor([[[1.0, 2.0]], [[3.0, 4.0]]])
+    assert kernels.spread(x, route.index).tolist() == [[[[3.0, 4.0], [0.0, 0.0]]]]
+    out = torch.full((2, 1, 2), 9.0)
+    kernels.collect(torch.tensor([[[[5.0, 6.0], [7.0, 8.0]]]]), route.start, route.place, out)
+    assert out.tolist() == [[[9.0, 9.0]], [[5.0, 6.0]]]
+
+
+def test_two_paddings_are_collected_and_their_gradients_spread():
+    first = route_of(torch.tensor([[0, 1]]), torch.tensor([[True, True]]), 3)
+    second = route_of(torch.tensor([[2, 2]]), torch.tensor([[True, False]]), 3)
+    blocks = [numbers(1, 2, 2, 4, seed=k, dtype=torch.float32) for k in range(2)]
+    out = Collect.apply((first, second), *blocks)
+    expected = torch.stack([blocks[0][0, :, 0], blocks[0][0, :, 1], blocks[1][0, :, 0]])
+    assert torch.equal(out, expected)
+    by = torch.arange(24.0).view(3, 2, 4)
+    found = torch.autograd.grad(out, blocks, by)
+    assert torch.equal(found[0], by[:2].transpose(0, 1)[None])
+    assert torch.equal(found[1][0, :, 0], by[2])
+    assert not found[1][0, :, 1].any()
+
+
+def test_a_second_derivative_is_refused():
+    x = torch.ones(2, 4, requires_grad=True)
+    (slope,) = torch.autograd.grad(RmsNorm.apply(x, torch.ones(4), EPS, False).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.sum().backward()

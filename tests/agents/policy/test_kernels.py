@@ -57,10 +57,18 @@ def test_silu_mul_at_all_sizes(dtype, size):
     assert_near(kernels.silu_mul(gate, up), gate.double() * gate.double().sigmoid() * up.double())
 
 
-def test_silu_far_out():
-    gate = torch.tensor([-200.0, -20.0, 0.0, 200.0])
-    expected = torch.tensor([0.0, -20 / (1 + math.exp(20)), 0.0, 200.0])
-    torch.testing.assert_close(kernels.silu_mul(gate, torch.ones(4)), expected)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_silu_far_out(dtype):
+    """Whole registers of numbers whose exponential is infinite: nothing may become no number."""
+    gate = torch.tensor([-2e4, -200.0, -95.0, -20.0, 0.0, 20.0, 95.0, 200.0], dtype=dtype).repeat(16)
+    up = torch.ones_like(gate)
+    expected = gate.double() / (1 + (-gate.double()).exp())
+    torch.testing.assert_close(kernels.silu_mul(gate, up).double(), expected, rtol=2**-7, atol=1e-6)
+    by_gate, by_up = kernels.silu_mul_backward(gate, up, up)
+    sigmoid = gate.double().sigmoid()
+    torch.testing.assert_close(by_up.double(), expected, rtol=2**-7, atol=1e-6)
+    slope = sigmoid * (1 + gate.double() * (1 - sigmoid))
+    torch.testing.assert_close(by_gate.double(), slope, rtol=2**-7, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
