@@ -2,9 +2,10 @@
 
 Torch gives float32 products to MKL, which on processors of other makers than its own runs at less than half of what
 oneDNN reaches (64 rows of SmolLM2 on an EPYC: 140 ms a forward against 48), and it lays out the weights anew in every
-product (in bfloat16 33 ms against 26). So a linear layer of a model that runs on a CPU asks oneDNN itself: with the weights as they
-lie when there may be a gradient, with weights laid out once (*prepacked*) while it acts. The modules stay Hugging
-Face's own; what is replaced is the `forward` of each single one, by an equal function. Elsewhere nothing is changed.
+product (in bfloat16 33 ms against 26). So a linear layer of a model that runs on a CPU asks oneDNN itself: with the
+weights as they lie when there may be a gradient, with weights laid out once (*prepacked*) while it acts. The modules
+stay Hugging Face's own; what is replaced is the `forward` of each single one, by an equal function. Elsewhere nothing
+is changed.
 """
 
 from __future__ import annotations

@@ -26,8 +26,8 @@ from agents.policy.linear import replace_products
 
 
 class LanguageModel(nn.Module):
-    """`body` makes hidden states, `head` logits. Both are the Hugging Face model's own modules; on a CPU some have their
-    forward replaced by an equal one."""
+    """`body` makes hidden states, `head` logits. Both are the Hugging Face model's own modules; on a CPU some have
+    their forward replaced by an equal one."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
