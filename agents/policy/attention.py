@@ -208,11 +208,7 @@ def grouped_attention(
     window: int | None = None,
 ) -> Float[Tensor, "B Lq H D"]:
     """Attention in which H / K query heads share a key/value head, packed into the query axis."""
-    num_rows, num_queries, num_heads, _ = q.shape
-    group = num_heads // k.shape[1]
-    q = q.unflatten(2, (-1, group)).permute(0, 2, 3, 1, 4).flatten(2, 3)  # [B, K, group * Lq, D]
-    out = attention(q, k, v, sight, scale, window)
-    return out.unflatten(2, (group, num_queries)).permute(0, 3, 1, 2, 4).reshape(num_rows, num_queries, num_heads, -1)
+    return headwise_attention(q.transpose(1, 2), k, v, sight, scale, window).transpose(1, 2)
 
 
 def headwise_attention(

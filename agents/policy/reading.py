@@ -34,7 +34,9 @@ class CachedReader:
         states: list[Tensor] = []
         computed = 0
         most = PREFILL_TOKENS[cache.data.device.type == "cuda"]
-        for part in split_evenly(feed, (length - cache.held)[feed], most):
+        new = (length - cache.held)[feed]
+        parts = split_evenly(feed[new > 1], new[new > 1], most) + split_evenly(feed[new == 1], new[new == 1], most)
+        for part in parts:
             count = (length - cache.held)[part]
             column = ramp(count) + np.repeat(cache.held[part], count)
             part_rows, hidden = self._feed(part, np.repeat(part, count), column)
@@ -82,6 +84,8 @@ class CachedReader:
 
     def _feed(self, rows: np.ndarray, flat_rows: np.ndarray, column: np.ndarray) -> tuple[np.ndarray, Tensor]:
         """One forward over flat `(row, column)` tokens; rows come back ordered by slot."""
+        if len(flat_rows) == len(rows):
+            return self._feed_next(rows, column)
         first = self.cache.gather_slots(rows)
         slot = self.cache.slot[rows]
         self.cache.widen(int(column.max()) + 1)
@@ -106,6 +110,18 @@ class CachedReader:
         hidden = self.model.states(ids, positions, view)
         self.cache.remember(flat_rows, column, token)
         return rows[order], hidden[torch.from_numpy(np.cumsum(count) - 1).to(device)]
+
+    def _feed_next(self, rows: np.ndarray, column: np.ndarray) -> tuple[np.ndarray, Tensor]:
+        """The same for one token a row, as when decoding."""
+        order = self.arrange(rows)
+        rows, column = rows[order], column[order]
+        token = self.tokens[rows, column].astype(np.int64)
+        num_keys = self.make_room(int(column.max()) + 1)
+        device = self.cache.data.device
+        ids, position = (torch.from_numpy(a).to(device) for a in (token, column))
+        hidden = self.next_states(ids, position, torch.ones_like(ids, dtype=torch.bool), num_keys)
+        self.cache.remember(rows, column, token)
+        return rows, hidden
 
 
 class PaddedReader:
