@@ -150,6 +150,11 @@ static inline void NAME(norm_row)(const number *in, const number *weight, number
     for (int64_t i = 0; i < size; i++) to[i] = store(load(weight[i]) * load(store(load(in[i]) * scale)));
 }
 
+/* x + y of `size` numbers each; `to` may be one of them. */
+static inline void NAME(add)(const number *x, const number *y, number *to, int64_t size) {
+  for (int64_t i = 0; i < size; i++) to[i] = store(load(x[i]) + load(y[i]));
+}
+
 /* Root mean square norm of rows [rows, size]. */
 void NAME(rms_norm)(const number *x, const number *weight, number *out, int64_t rows, int64_t size, float eps,
                     int64_t plus_one) {
@@ -163,7 +168,7 @@ void NAME(add_rms_norm)(const number *x, const number *y, const number *weight, 
 #pragma omp parallel for schedule(static) if (rows * size > SMALL)
   for (int64_t r = 0; r < rows; r++) {
     number *to = sum + r * size;
-    for (int64_t i = 0; i < size; i++) to[i] = store(load(x[r * size + i]) + load(y[r * size + i]));
+    NAME(add)(x + r * size, y + r * size, to, size);
     NAME(norm_row)(to, weight, out + r * size, size, eps, plus_one);
   }
 }
@@ -253,25 +258,27 @@ void NAME(silu_mul_backward)(const number *gate, const number *up, const number 
   }
 }
 
-/* Rotary positions: x [rows, heads, size] turned by the angles whose cosines and sines are [rows, size]; `back` is the
- * transposed turn, that of a gradient. */
+/* Rotary positions of one head, in place; `back` is the transposed turn, that of a gradient. */
+static inline void NAME(turn)(number *x, const number *cosine, const number *sine, int64_t half, int64_t back) {
+  const number *down = back ? sine + half : sine, *up = back ? sine : sine + half;
+  float sign = back ? -1 : 1;
+#pragma omp simd
+  for (int64_t i = 0; i < half; i++) {
+    float a = load(x[i]), b = load(x[i + half]);
+    x[i] = store(load(store(a * load(cosine[i]))) - load(store(b * sign * load(down[i]))));
+    x[i + half] = store(load(store(b * load(cosine[i + half]))) + load(store(a * sign * load(up[i]))));
+  }
+}
+
+/* x [rows, heads, size] turned by the angles whose cosines and sines are [rows, size]. */
 void NAME(rotate)(const number *x, int64_t x_row, const number *cosine, const number *sine, number *out, int64_t rows,
                   int64_t heads, int64_t size, int64_t back) {
-  int64_t half = size / 2;
 #pragma omp parallel for schedule(static) if (rows * heads * size > SMALL)
   for (int64_t r = 0; r < rows; r++) {
-    const number *c = cosine + r * size, *s = sine + r * size;
-    const number *down = back ? s + half : s, *up = back ? s : s + half;
-    float sign = back ? -1 : 1;
-    for (int64_t h = 0; h < heads; h++) {
-      const number *in = x + r * x_row + h * size;
-      number *restrict to = out + (r * heads + h) * size;
-      for (int64_t i = 0; i < half; i++)
-        to[i] = store(load(store(load(in[i]) * load(c[i]))) - load(store(load(in[i + half]) * sign * load(down[i]))));
-      for (int64_t i = 0; i < half; i++)
-        to[i + half] = store(load(store(load(in[i + half]) * load(c[i + half]))) +
-                             load(store(load(in[i]) * sign * load(up[i]))));
-    }
+    number *to = out + r * heads * size;
+    memcpy(to, x + r * x_row, heads * size * sizeof(number));
+    for (int64_t h = 0; h < heads; h++)
+      NAME(turn)(to + h * size, cosine + r * size, sine + r * size, size / 2, back);
   }
 }
 
@@ -394,16 +401,6 @@ int64_t NAME(attend)(const number *q, int64_t q_row, int64_t q_head, const numbe
   return failed;
 }
 
-/* Rotary positions in place, for one head. */
-static inline void NAME(turn)(number *x, const number *cosine, const number *sine, int64_t half) {
-#pragma omp simd
-  for (int64_t i = 0; i < half; i++) {
-    float a = load(x[i]), b = load(x[i + half]);
-    x[i] = store(load(store(a * load(cosine[i]))) - load(store(b * load(sine[i]))));
-    x[i + half] = store(load(store(b * load(cosine[i + half]))) + load(store(a * load(sine[i + half]))));
-  }
-}
-
 /* A tile of COLUMNS outputs of a linear layer for at most TILE rows: x [rows, inner], a row every `stride`, times block
  * n of its packed weights, plus the bias; in float32. The product is torch's own, of one thread. */
 static inline void NAME(tile)(product multiply, const number *x, int64_t stride, const matrix *w, int64_t n,
@@ -472,10 +469,10 @@ int64_t NAME(decode)(const decoder *d, const layer *layers, number *x, const num
         number *k = qkv + r * w->qkv.outer + (heads * group + head) * size, *v = k + heads * size;
         for (int64_t g = 0; g < group; g++) {
           if (w->q_norm) NAME(norm_row)(q + g * size, w->q_norm, q + g * size, size, d->eps, d->plus_one);
-          NAME(turn)(q + g * size, cosine + r * size, sine + r * size, size / 2);
+          NAME(turn)(q + g * size, cosine + r * size, sine + r * size, size / 2, 0);
         }
         if (w->k_norm) NAME(norm_row)(k, w->k_norm, k, size, d->eps, d->plus_one);
-        NAME(turn)(k, cosine + r * size, sine + r * size, size / 2);
+        NAME(turn)(k, cosine + r * size, sine + r * size, size / 2, 0);
         failed |= NAME(attend_next)(q, size, k, v, keys + i * block, values + i * block,
                                     keys + (i + 1 < rows * heads ? i + 1 : i) * block, column[r], position[r],
                                     seen + i * group * size, group, size, w->window, w->scale);
@@ -486,7 +483,7 @@ int64_t NAME(decode)(const decoder *d, const layer *layers, number *x, const num
 #pragma omp for schedule(static)
       for (int64_t r = 0; r < rows; r++) {
         number *row = x + r * hidden;
-        for (int64_t i = 0; i < hidden; i++) row[i] = store(load(row[i]) + load(y[r * w->out.outer + i]));
+        NAME(add)(row, y + r * w->out.outer, row, hidden);
         NAME(norm_row)(row, w->second_norm, h + r * hidden, hidden, d->eps, d->plus_one);
       }
 #pragma omp for schedule(static)
@@ -498,7 +495,7 @@ int64_t NAME(decode)(const decoder *d, const layer *layers, number *x, const num
 #pragma omp for schedule(static)
       for (int64_t r = 0; r < rows; r++) {
         number *row = x + r * hidden;
-        for (int64_t i = 0; i < hidden; i++) row[i] = store(load(row[i]) + load(y[r * w->out.outer + i]));
+        NAME(add)(row, y + r * w->out.outer, row, hidden);
         if (l + 1 < d->layers)
           NAME(norm_row)(row, w[1].first_norm, h + r * hidden, hidden, d->eps, d->plus_one);
       }

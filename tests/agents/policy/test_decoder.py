@@ -35,6 +35,18 @@ def cache_of(model: LanguageModel, slots: int, columns: int) -> torch.Tensor:
     return torch.randn(layers, 2, slots, heads, columns, size, generator=generator).to(model.weight.dtype)
 
 
+def assert_decoded_as_by_layers(model, tokens, position, *, slots: int, columns: int) -> None:
+    """States and what is left in the cache, relative to the number format."""
+    tolerance = TOLERANCE[model.weight.dtype]
+    caches = [cache_of(model, slots, columns) for _ in range(2)]
+    with torch.no_grad():
+        expected = model.states(tokens, position, NextView(caches[0], position, position, columns))
+        model.prepack()
+        found = model.states(tokens, position, NextView(caches[1], position, position, columns))
+    assert float((found - expected).abs().max()) <= tolerance * float(expected.abs().max())
+    assert float((caches[0] - caches[1]).abs().max()) <= tolerance * float(caches[0].abs().max())
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rows", [1, 7, 64, 65, 130])
 @pytest.mark.parametrize("family", DECODED)
@@ -43,13 +55,7 @@ def test_states_and_cache_are_those_of_the_layers_one_by_one(family, rows, dtype
     assert model.decoder is not None
     tokens = torch.arange(rows) % 30
     position = torch.arange(rows) % 9  # ragged
-    caches = [cache_of(model, rows + 2, 12) for _ in range(2)]
-    with torch.no_grad():
-        expected = model.states(tokens, position, NextView(caches[0], position, position, 9))
-        model.prepack()
-        found = model.states(tokens, position, NextView(caches[1], position, position, 9))
-    assert float((found - expected).abs().max()) <= TOLERANCE[dtype] * float(expected.abs().max())
-    assert float((caches[0] - caches[1]).abs().max()) <= TOLERANCE[dtype] * float(caches[0].abs().max())
+    assert_decoded_as_by_layers(model, tokens, position, slots=rows + 2, columns=12)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -64,13 +70,7 @@ def test_heads_of_the_usual_sizes(heads, group, size, dtype):
     model = LanguageModel(LlamaForCausalLM(config).to(dtype))
     assert model.decoder is not None
     tokens, position = torch.arange(20), torch.arange(20) * 2
-    caches = [cache_of(model, 20, 40) for _ in range(2)]
-    with torch.no_grad():
-        expected = model.states(tokens, position, NextView(caches[0], position, position, 40))
-        model.prepack()
-        found = model.states(tokens, position, NextView(caches[1], position, position, 40))
-    assert float((found - expected).abs().max()) <= TOLERANCE[dtype] * float(expected.abs().max())
-    assert float((caches[0] - caches[1]).abs().max()) <= TOLERANCE[dtype] * float(caches[0].abs().max())
+    assert_decoded_as_by_layers(model, tokens, position, slots=20, columns=40)
 
 
 @pytest.mark.parametrize("family", DECODED)
