@@ -29,6 +29,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from agents.checkpoint import write_atomically
 from agents.report import draw_curves
 from benchmarks.comparison import HERE, Say, about, origin, run_worker, script, write
@@ -99,6 +101,25 @@ def compare(curves: Sequence[Curve], target: float, name: str = "seconds") -> tu
     mine = sum(getattr(ours[seed], name) for seed in seeds)
     ratio = sum(getattr(theirs[seed], name) for seed in seeds) / mine if mine else None
     return ratio, any(theirs[seed].censored for seed in seeds)
+
+
+def at_equal_tokens(curves: Sequence[Curve]) -> tuple[float, float] | None:
+    """Ours and their mean accuracy after the same number of generated tokens: where theirs was examined, ours between
+    its examinations by a straight line, over the seeds that both have run and as far as both went; the untrained policy
+    left out. None where there is nothing to compare."""
+    by_seed = {(c.who, c.seed): c for c in curves}
+    pairs = []
+    for seed in {c.seed for c in curves}:
+        ours, theirs = by_seed.get((OURS, seed)), by_seed.get((TRL, seed))
+        if ours is None or theirs is None:
+            continue
+        tokens, accuracies = ([p[name] for p in ours.points] for name in ("num_tokens", "eval/accuracy"))
+        pairs += [
+            (float(np.interp(p["num_tokens"], tokens, accuracies)), p["eval/accuracy"])
+            for p in theirs.points
+            if 0 < p["num_tokens"] <= tokens[-1]
+        ]
+    return (sum(o for o, _ in pairs) / len(pairs), sum(t for _, t in pairs) / len(pairs)) if pairs else None
 
 
 def digest(*parts: Any) -> str:
@@ -227,6 +248,7 @@ def write_all(curves: Sequence[Curve], options: argparse.Namespace, told_about: 
         "target_accuracy": target,
         "every": options.every,
         "limit_seconds": options.limit_seconds,
+        "accuracy_at_equal_tokens": at_equal_tokens(curves),
         "ratios": {name: {"ratio": ratio, "lower_bound": bound} for name, (ratio, bound) in ratios.items()},
         "runs": [{**dataclasses.asdict(c), "reached": dataclasses.asdict(reach(c, target))} for c in curves],
     }
@@ -267,6 +289,13 @@ def table(curves: Sequence[Curve], options: argparse.Namespace, told_about: dict
         ratio, bound = compare(curves, options.accuracy, name)
         if ratio is not None:
             lines += ["", f"TRL's {name} over ours: {'more than ' if bound else ''}{ratio:.2f}."]
+    equal = at_equal_tokens(curves)
+    if equal is not None:
+        lines += [
+            "",
+            "Mean accuracy after equal numbers of generated tokens, as far as both went: "
+            f"ours {equal[0]:.3f}, TRL's {equal[1]:.3f}.",
+        ]
     for c in curves:
         if c.measured["code"]["commit"] != told_about["code"]["commit"]:
             lines += [

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 
@@ -6,7 +7,7 @@ import pytest
 
 from benchmarks.peer_run import compose_run, learning_rates, peer_settings, read_points, told
 from benchmarks.peers.last_integer import last_integer
-from benchmarks.time_to_accuracy import OURS, TRL, Curve, compare, kept, main, options_of, reach, table
+from benchmarks.time_to_accuracy import OURS, TRL, Curve, at_equal_tokens, compare, kept, main, options_of, reach, table
 from rewards.math import LastInteger
 
 SMALL = ["policy=tiny", "policy.tiny.hidden_size=16", "policy.tiny.num_layers=1", "env.max_new_tokens=4", "threads=1"]
@@ -94,6 +95,17 @@ def test_a_censored_peer_gives_a_lower_bound_and_a_censored_run_of_ours_nothing(
     assert compare([curve(), censored], 0.85) == (5.0, True)
     assert compare([curve(accuracies=(0.1, 0.2)), censored], 0.85) == (None, True)
     assert compare([curve()], 0.85) == (None, False)
+
+
+def test_accuracies_are_compared_after_equal_tokens_and_only_as_far_as_both_went():
+    """Ours has 0.5 after 1,000 and 0.9 after 2,000 tokens, so 0.7 after 1,500; theirs went on to 3,000."""
+    points = tuple(
+        {"num_tokens": tokens, "time/train_seconds": 0.0, "eval/accuracy": accuracy}
+        for tokens, accuracy in ((0.0, 0.3), (1000.0, 0.2), (1500.0, 0.4), (3000.0, 1.0))
+    )
+    theirs = dataclasses.replace(curve(TRL), points=points)
+    assert at_equal_tokens([curve(), theirs, curve(seed=1)]) == pytest.approx(((0.5 + 0.7) / 2, (0.2 + 0.4) / 2))
+    assert at_equal_tokens([curve(), curve(TRL, seed=1)]) is None
 
 
 def test_the_table_marks_a_lower_bound():
