@@ -105,6 +105,10 @@ class EnvConfig:
         for name in ("propose_tokens", "max_new_tokens"):
             require(getattr(self, name) >= 1, f"env.{name} must be at least 1, got {getattr(self, name)}")
         require(self.timeout_seconds > 0, f"env.timeout_seconds must be positive, got {self.timeout_seconds}")
+        for name, least in (("reward_workers", 1), ("worker_memory_mb", 64)):
+            value = getattr(self, name)
+            require(value is None or value >= least, f"env.{name} must be at least {least} or null, got {value}")
+        require(self.cache_size >= 0, f"env.cache_size must be at least 0, got {self.cache_size}")
 
 
 @dataclass
