@@ -54,12 +54,20 @@ class Pool:
         keep_environment: Collection[str] = (),
     ) -> None:
         """`memory_mb` bounds each worker's address space; `keep_environment` names secrets that they may see."""
-        sent = {name: sendable(name, function) for name, function in functions.items()}
+        self._functions = {name: sendable(name, function) for name, function in functions.items()}
         self._together = {name for name, function in functions.items() if getattr(function, "is_async", False)}
-        self._server = ForkServer(sent, keep_environment=keep_environment)
+        self._workers, self._memory_mb, self._keep_environment = workers, memory_mb, tuple(keep_environment)
+        self._slots: list[Worker] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        """Have a server and slots of this process's own; what a fork has inherited is its parent's, locks included."""
+        for slot in self._slots:
+            slot.stop()
+        self._owner, self._lock = os.getpid(), threading.Lock()
         starting = threading.Lock()  # of all slots: the server answers one request after the other
-        self._slots = [Worker(self._server, sent, memory_mb, starting) for _ in range(workers)]
-        self._lock = threading.Lock()
+        self._server = ForkServer(self._functions, keep_environment=self._keep_environment)
+        self._slots = [Worker(self._server, self._functions, self._memory_mb, starting) for _ in range(self._workers)]
 
     def run(
         self, name: str, calls: Sequence[Any], *, timeout_seconds: float, cancelled: threading.Event | None = None
@@ -76,6 +84,8 @@ class Pool:
         self, name: str, calls: Sequence[Any], *, timeout_seconds: float, cancelled: threading.Event | None = None
     ) -> list[Answered]:
         """As `run`, with each call's own time and how long it waited for its turn."""
+        if self._owner != os.getpid():
+            self._begin()
         asked = time.perf_counter()
         answers: list[Any] = [None] * len(calls)
         chunk = max(1, -(-len(calls) // (4 * len(self._slots)))) if len(self._slots) > 1 else max(1, len(calls))

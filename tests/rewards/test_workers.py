@@ -178,8 +178,12 @@ def test_rewards_work_in_worker_processes_such_as_a_data_loaders(method, daemon)
     with Scorer(user_rewards.length) as scorer:
         scorer.score([Sample("", "warm")])
         results = context.Queue()
+        if method == "fork":  # as where another thread was in the midst of scoring
+            scorer._executor._pool._lock.acquire()
         child = context.Process(target=in_child, args=(scorer, results), daemon=daemon)
         child.start()
         assert results.get(timeout=60) == [1.0, 2.0, 3.0]
         child.join(30)
+        if method == "fork":
+            scorer._executor._pool._lock.release()
         assert scorer.score([Sample("", "four")])[0].value == 4.0
