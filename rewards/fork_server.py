@@ -189,6 +189,7 @@ def _end(process: subprocess.Popen[bytes], control: socket.socket, owner: int) -
             control.shutdown(socket.SHUT_RDWR)  # forks of the trainer may hold copies, which a mere close would spare
     control.close()
     if owner != os.getpid():
+        process.returncode = 0  # not this process's child: nothing to wait for
         return
     try:
         process.wait(LEAVE_SECONDS)
