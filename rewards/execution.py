@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -41,7 +42,9 @@ class Executor:
         self._in_process = {name for name, part in parts.items() if _execution(part) == "process"}
         for name in self._in_process:
             sendable(name, self._functions[name])
-        self._pool_settings = {"workers": workers, "memory_mb": memory_mb, "keep_environment": tuple(keep_environment)}
+        self._new_pool = functools.partial(
+            Pool, workers=workers, memory_mb=memory_mb, keep_environment=tuple(keep_environment)
+        )
         self._pool: Pool | None = None
         self._cache = ScoreCache(cache_size) if cache_size else None
 
@@ -98,7 +101,7 @@ class Executor:
                 key = None if isinstance(keywords, Failure) else cache.key(name, self.parts[name].fn, keywords)
                 score = cache.get(key)
                 if score is None and key in asked_at:
-                    copies.append((len(known), key))  # type: ignore[arg-type]
+                    copies.append((len(known), key))
                 elif score is None:
                     unknown[-1].append(sample)
                     if key is not None:
@@ -149,7 +152,7 @@ class Executor:
         else:
             if self._pool is None:
                 functions = {other: self._functions[other] for other in sorted(self._in_process)}
-                self._pool = Pool(functions, **self._pool_settings)
+                self._pool = self._new_pool(functions)
             answered = self._pool.run_timed(name, calls, timeout_seconds=limit, cancelled=cancelled)
         self.ledgers[name].enter(answered)
         return [_own_timeout(part, each.answer) for each in answered]

@@ -143,7 +143,7 @@ class ForkServer:
         with its:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _BOOT.format(os.getpid()), path],
-                stdin=its,
+                stdin=its.fileno(),
                 stdout=subprocess.DEVNULL,
                 env=worker_environment(self._keep_environment),
                 start_new_session=True,

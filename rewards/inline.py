@@ -6,6 +6,7 @@ A plain function has no time limit here; a coroutine is cancelled at its own.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -68,7 +69,9 @@ async def _gather(
     answers = asyncio.gather(*(answer_async(function, call, timeout_seconds) for call in calls))
     while cancelled is not None and not answers.done():
         if cancelled.is_set():
-            answers.cancel()  # the loop that ends now sees to the rest
+            answers.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await answers  # what nobody asks for is complained about when it is collected
             refuse_cancelled(cancelled)
         await asyncio.wait([answers], timeout=LOOK_SECONDS)
     return list(await answers)

@@ -45,7 +45,7 @@ class Ledger:
         return numbers
 
 
-def percentile(values: Iterable[float], share: float) -> float:
+def percentile(values: Iterable[float], share: int) -> float:
     """The smallest value that at least `share` percent do not exceed (nearest rank); no interpolation.
 
     >>> percentile([4.0, 1.0, 3.0, 2.0], 50), percentile([4.0, 1.0, 3.0, 2.0], 95)

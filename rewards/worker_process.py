@@ -112,7 +112,8 @@ def _serve_request(control: socket.socket, functions: Mapping[str, Any], workers
     worker = os.fork()
     if worker == 0:
         control.close()
-        _become_worker(*descriptors, functions, server)
+        calls, answers = descriptors
+        _become_worker(calls, answers, functions, server)
     for descriptor in descriptors:
         os.close(descriptor)
     workers.add(worker)
