@@ -91,12 +91,24 @@ class EnvConfig:
     max_invalid_share: float = 0.2
     scoring: str = "immediate"
     """`deferred`: score what ended while other rows decode, for slow rewards; the rollouts are equal."""
+    reward_workers: int | None = None
+    """Processes for rewards that run outside of the trainer; null: a quarter of the cores."""
+    worker_memory_mb: int | None = None
+    """What each of them may take; null: no limit of ours."""
+    keep_environment: list[str] = field(default_factory=list)
+    """Variables that they are shown although they look like secrets, such as `[OPENAI_API_KEY]`."""
+    cache_size: int = 0
+    """Scores kept of rewards that say the same of the same completion; 0: none."""
 
     def __post_init__(self) -> None:
         require(self.rows is None or self.rows >= 1, f"env.rows must be at least 1 or null, got {self.rows}")
         for name in ("propose_tokens", "max_new_tokens"):
             require(getattr(self, name) >= 1, f"env.{name} must be at least 1, got {getattr(self, name)}")
         require(self.timeout_seconds > 0, f"env.timeout_seconds must be positive, got {self.timeout_seconds}")
+        for name, least in (("reward_workers", 1), ("worker_memory_mb", 64)):
+            value = getattr(self, name)
+            require(value is None or value >= least, f"env.{name} must be at least {least} or null, got {value}")
+        require(self.cache_size >= 0, f"env.cache_size must be at least 0, got {self.cache_size}")
 
 
 @dataclass

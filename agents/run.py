@@ -87,7 +87,8 @@ class Run:
             "time/train_seconds": c.train_seconds,
             "memory/peak_gb": peak_memory_gb(self.policy.device),
         }
-        return metrics, collected
+        scoring = self.envs.train.scoring_metrics()
+        return metrics | {f"scoring/{name}": number for name, number in scoring.items()}, collected
 
     def _collect(self) -> Collected:
         agent = self.config.agent

@@ -6,7 +6,6 @@ None, NaN, a wrong length, its own time-out) is never charged to the policy: `on
 
 from __future__ import annotations
 
-import itertools
 import math
 import threading
 import time
@@ -14,12 +13,12 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
-from rewards.calling import SAMPLE_FIELDS, Batched, PerSample, Wanted, arguments, is_batched, wanted
 from rewards.combine import Part, Span, as_parts, combined
-from rewards.errors import Failure, RewardError, failure_of
-from rewards.inline import refuse_cancelled, run_inline
+from rewards.errors import Failure, RewardError
+from rewards.execution import Executor
+from rewards.timing import Ledger
 from rewards.types import Sample, Score
-from rewards.workers import Pool, sendable
+from rewards.workers import default_workers
 
 WINDOW_SAMPLES = 400
 MIN_SAMPLES = 50
@@ -67,21 +66,31 @@ class Scorer:
         on_error: str | float = "invalid",
         timeout_seconds: float = 10.0,
         max_invalid_share: float = 0.2,
-        workers: int = 1,
+        workers: int | None = None,
+        worker_memory_mb: int | None = None,
+        keep_environment: Sequence[str] = (),
+        cache_size: int = 0,
     ) -> None:
-        """Take what `as_parts` takes; raises `ValueError` for a setting out of range or a part no worker can hold."""
-        _check_settings(on_error, timeout_seconds, max_invalid_share, workers)
+        """Take what `as_parts` takes; raises `ValueError` for a setting out of range or a part no worker can hold.
+
+        `workers`: processes, by default a quarter of the cores; `worker_memory_mb` bounds the address space of each;
+        `keep_environment` names variables that they are shown although they look like secrets. `cache_size`: scores
+        kept of parts that are called per sample, for rewards that say the same of the same; 0: none.
+        """
+        workers = default_workers() if workers is None else workers
+        _check_settings(on_error, timeout_seconds, max_invalid_share)
+        _check_execution(workers, worker_memory_mb, keep_environment, cache_size)
         self.parts: dict[str, Part] = as_parts(parts)
         self.on_error = on_error
-        self.timeout_seconds = timeout_seconds
         self.max_invalid_share = max_invalid_share
-        self.workers = workers
-        self._functions = {name: _function(part) for name, part in self.parts.items()}
-        self._wanted = {name: _wanted(name, part) for name, part in self.parts.items()}
-        self._in_process = {name for name, part in self.parts.items() if _execution(part) == "process"}
-        for name in self._in_process:
-            sendable(name, self._functions[name])
-        self._pool: Pool | None = None
+        self._executor = Executor(
+            self.parts,
+            timeout_seconds=timeout_seconds,
+            workers=workers,
+            memory_mb=worker_memory_mb,
+            keep_environment=keep_environment,
+            cache_size=cache_size,
+        )
         self._recent: deque[bool] = deque(maxlen=WINDOW_SAMPLES)
         self._counters = {"samples": 0.0, "errors": 0.0, "timeouts": 0.0, "invalid": 0.0, "seconds": 0.0}
 
@@ -94,16 +103,23 @@ class Scorer:
         """Since construction: samples, errors and timeouts of graders (a timeout is an error too), invalid, seconds."""
         return dict(self._counters)
 
+    def take_metrics(self) -> dict[str, float]:
+        """Since the last time this was asked: `<part>/calls`, `errors`, `timeouts`, `cached`, `seconds_p50`, `_p95`,
+        `_p100` of a call, `queue_seconds_p95` until its turn; a batched part's call is a batch. Parts not called say
+        nothing."""
+        ledgers = self._executor.ledgers
+        told = {
+            f"{name}/{metric}": number
+            for name, ledger in ledgers.items()
+            if ledger.calls or ledger.errors or ledger.cached
+            for metric, number in ledger.metrics().items()
+        }
+        ledgers.update({name: Ledger() for name in ledgers})
+        return told
+
     def require(self, columns: Iterable[str]) -> None:
         """Raise `ValueError` where a part asks by name for what neither a sample nor these columns provide."""
-        offered = sorted(columns)
-        for name, names in self._wanted.items():
-            missing = sorted(names.required - SAMPLE_FIELDS - set(offered)) if names else []
-            if missing:
-                raise ValueError(
-                    f"reward.{name} asks for column '{missing[0]}', which the task does not provide: "
-                    f"it has {offered}, and every sample has {sorted(SAMPLE_FIELDS)}"
-                )
+        self._executor.require(columns)
 
     def score(self, samples: Sequence[Sample], *, failures: Mapping[int, str] | None = None) -> list[Verdict]:
         """One verdict per sample, in order. `failures`: places of samples that nothing can be said of, since the task
@@ -126,7 +142,7 @@ class Scorer:
         """
         started = time.perf_counter()
         sound = [batch.sound for batch in batches]
-        of_parts = [self._outcomes(name, sound, cancelled) for name in self.parts]
+        of_parts = [self._executor.outcomes(name, sound, cancelled) for name in self.parts]
         failed = {place for results in of_parts for place, result in enumerate(results) if isinstance(result, Failure)}
         outcomes = [dict(zip(self.parts, of_sample, strict=True)) for of_sample in zip(*of_parts, strict=True)]
         first, judged = 0, []
@@ -139,18 +155,13 @@ class Scorer:
 
     def close(self) -> None:
         """End the workers; a later call starts them again."""
-        if self._pool is not None:
-            self._pool.close()
-        self._pool = None
+        self._executor.close()
 
     def __enter__(self) -> Scorer:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_pool": None}
 
     def _judged(
         self, batch: Batch, outcomes: Iterable[tuple[Sample, Mapping[str, Any], int]], failed: Set[int]
@@ -169,45 +180,6 @@ class Scorer:
         except RewardError as error:
             return error
         return verdicts
-
-    def _outcomes(
-        self, name: str, batches: Sequence[Sequence[Sample]], cancelled: threading.Event | None
-    ) -> list[Score | Failure]:
-        """What a part says of the samples of all batches, one behind the other."""
-        if is_batched(self.parts[name].fn):
-            calls = [list(samples) for samples in batches if samples]
-            answers = self._execute(name, calls, cancelled)
-            each = [
-                [answer] * len(call) if isinstance(answer, Failure) else answer
-                for call, answer in zip(calls, answers, strict=True)
-            ]
-            return list(itertools.chain.from_iterable(each))
-        names = self._wanted[name]
-        assert names is not None
-        outcomes: list[Any] = [
-            _arguments_or_failure(names, sample) for sample in itertools.chain.from_iterable(batches)
-        ]
-        if not any(isinstance(outcome, Failure) for outcome in outcomes):
-            return self._execute(name, outcomes, cancelled)
-        callable_indices = [index for index, outcome in enumerate(outcomes) if not isinstance(outcome, Failure)]
-        answers = self._execute(name, [outcomes[index] for index in callable_indices], cancelled)
-        for index, answer in zip(callable_indices, answers, strict=True):
-            outcomes[index] = answer
-        return outcomes
-
-    def _execute(self, name: str, calls: list[Any], cancelled: threading.Event | None) -> list[Any]:
-        if not calls:
-            return []
-        refuse_cancelled(cancelled)
-        part = self.parts[name]
-        limit = self.timeout_seconds if part.timeout_seconds is None else part.timeout_seconds
-        if name not in self._in_process:
-            return run_inline(self._functions[name], calls, timeout_seconds=limit, cancelled=cancelled)
-        if self._pool is None:
-            functions = {other: self._functions[other] for other in sorted(self._in_process)}
-            self._pool = Pool(functions, workers=self.workers)
-        answers = self._pool.run(name, calls, timeout_seconds=limit, cancelled=cancelled)
-        return [_own_timeout(part, answer) for answer in answers]
 
     def _failed(self, sample: Sample, outcomes: Mapping[str, Score | Failure]) -> Verdict:
         """The verdict where some parts failed."""
@@ -255,7 +227,7 @@ class Scorer:
             )
 
 
-def _check_settings(on_error: object, timeout_seconds: float, max_invalid_share: float, workers: int) -> None:
+def _check_settings(on_error: object, timeout_seconds: float, max_invalid_share: float) -> None:
     is_number = isinstance(on_error, int | float) and not isinstance(on_error, bool) and math.isfinite(on_error)
     if on_error not in ("raise", "invalid") and not is_number:
         raise ValueError(f"on_error must be raise, invalid or a finite number, got {on_error!r}")
@@ -263,43 +235,17 @@ def _check_settings(on_error: object, timeout_seconds: float, max_invalid_share:
         raise ValueError(f"timeout_seconds must be above 0 and finite, got {timeout_seconds!r}")
     if not (isinstance(max_invalid_share, int | float) and 0 <= max_invalid_share <= 1):
         raise ValueError(f"max_invalid_share must be from 0 to 1, got {max_invalid_share!r}")
+
+
+def _check_execution(workers: int, memory_mb: int | None, keep_environment: Sequence[str], cache_size: int) -> None:
     if not (isinstance(workers, int) and workers >= 1):
         raise ValueError(f"workers must be at least 1, got {workers!r}")
-
-
-def _function(part: Part) -> PerSample | Batched:
-    return Batched(part.fn) if is_batched(part.fn) else PerSample(part.fn)
-
-
-def _wanted(name: str, part: Part) -> Wanted | None:
-    """What a part asks for; None for a batched object that cannot be called per sample and so names nothing."""
-    if not callable(part.fn):
-        return None
-    try:
-        return wanted(part.fn)
-    except ValueError as error:
-        raise ValueError(f"reward.{name}: {error}") from error
-
-
-def _execution(part: Part) -> str:
-    if part.execution != "auto":
-        return part.execution
-    bounded = getattr(part.fn, "execution", None) == "inline"
-    return "inline" if bounded or is_batched(part.fn) else "process"
-
-
-def _arguments_or_failure(names: Wanted, sample: Sample) -> dict[str, Any] | Failure:
-    try:
-        return arguments(names, sample)
-    except KeyError as error:
-        return failure_of(error)
-
-
-def _own_timeout(part: Part, answer: Any) -> Any:
-    """A rule whose cost only the completion decides says so: then its overrun is the policy's doing, a plain 0."""
-    if isinstance(answer, Failure) and answer.timed_out and getattr(part.fn, "timeout_is_zero", False):
-        return Score(0.0, info={"reason": "timed out"})
-    return answer
+    if not (memory_mb is None or (isinstance(memory_mb, int) and memory_mb >= 64)):
+        raise ValueError(f"worker_memory_mb must be at least 64, or None, got {memory_mb!r}")
+    if isinstance(keep_environment, str) or not all(isinstance(name, str) for name in keep_environment):
+        raise ValueError(f"keep_environment must be a list of names, got {keep_environment!r}")
+    if not (isinstance(cache_size, int) and cache_size >= 0):
+        raise ValueError(f"cache_size must be at least 0, got {cache_size!r}")
 
 
 def _told(name: str, failure: Failure, sample: Sample) -> str:

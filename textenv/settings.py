@@ -66,6 +66,14 @@ class EnvSettings:
     """When the score is paid. `"immediate"`: by the step that ends the episode. `"deferred"`: that step pays 0 and its
     infos say `reward_pending`; rewards are computed on a thread while other rows go on, and `scores()` delivers them.
     What runs inline then runs beside the policy, in another thread: it must bear that, and plain Python slows both."""
+    reward_workers: int | None = None
+    """Processes for rewards that may hang or are slow; None: a quarter of the cores."""
+    worker_memory_mb: int | None = None
+    """Address space of each; None: unlimited."""
+    keep_environment: Sequence[str] = ()
+    """Names of environment variables that they are shown although they look like secrets."""
+    cache_size: int = 0
+    """Scores kept, by all that a reward was shown and its `version`, of rewards that are called per sample."""
 
     def __post_init__(self) -> None:
         _check_choice("budget", self.budget, ("terminate", "truncate"))
@@ -196,6 +204,10 @@ def _scorer(settings: EnvSettings, task: Task) -> Scorer:
         on_error=settings.on_error,
         timeout_seconds=settings.timeout_seconds,
         max_invalid_share=settings.max_invalid_share,
+        workers=settings.reward_workers,
+        worker_memory_mb=settings.worker_memory_mb,
+        keep_environment=settings.keep_environment,
+        cache_size=settings.cache_size,
     )
     scorer.require(task.columns)
     return scorer

@@ -187,6 +187,11 @@ class TextVectorEnv(VectorEnv):
         """
         return self._kernel.scores(wait=wait)
 
+    def scoring_metrics(self) -> dict[str, float]:
+        """What scoring cost since this was last asked, per part of the reward; see `rewards.Scorer.take_metrics`. With
+        deferred scoring to be asked when all scores were delivered."""
+        return self._kernel.scorer.take_metrics()
+
     def render(self) -> tuple[str, ...] | None:
         """`"ansi"`: prompt and completion of each row as text; `"human"`: printed (also whenever an episode ends)."""
         rows = list(range(self.num_envs))

@@ -115,6 +115,30 @@ def test_several_workers_keep_the_order():
         assert [v.value for v in scorer.score(samples(*("x" * n for n in range(50))))] == list(range(50))
 
 
+def test_what_scoring_costs_is_told_per_part_and_since_the_last_time():
+    """Of 1, .2 and .2 seconds, one behind the other in one worker."""
+    naps = {"fn": user_rewards.nap, "execution": "process"}
+    with Scorer({"naps": naps, **inline(user_rewards.obedient)}, workers=1) as scorer:
+        scorer.score(samples("0"))
+        scorer.take_metrics()
+        scorer.score(samples("1", "0.2", "0.2"))
+        told = scorer.take_metrics()
+        assert scorer.take_metrics() == {}
+    assert [told[f"naps/{name}"] for name in ("calls", "errors", "timeouts", "cached")] == [3, 0, 0, 0]
+    assert told["mine/calls"] == 3
+    assert told["naps/seconds_p50"] == pytest.approx(0.2, abs=0.15)
+    assert told["naps/seconds_p100"] == told["naps/seconds_p95"] == pytest.approx(1.0, abs=0.3)
+    assert told["naps/queue_seconds_p95"] == pytest.approx(1.2, abs=0.5)
+
+
+def test_errors_and_timeouts_are_told_per_part():
+    with Scorer({"mine": {"fn": user_rewards.obedient, "timeout_seconds": 0.3}}) as scorer:
+        scorer.score(samples("a", "hang", "raise", "b"))
+        told = scorer.take_metrics()
+    assert (told["mine/calls"], told["mine/errors"], told["mine/timeouts"]) == (4, 2, 1)
+    assert told["mine/seconds_p100"] == pytest.approx(0.3, abs=0.1)
+
+
 def test_what_a_reward_prints_does_not_reach_stdout(capfd):
     assert values(Scorer(user_rewards.length), "abc") == [3]
     assert capfd.readouterr().out == ""
@@ -242,6 +266,8 @@ def test_a_scorer_with_running_workers_can_be_copied_and_pickled():
         ({"timeout_seconds": 0}, "timeout_seconds must be above 0 and finite, got 0"),
         ({"max_invalid_share": 2}, "max_invalid_share must be from 0 to 1, got 2"),
         ({"workers": 0}, "workers must be at least 1, got 0"),
+        ({"worker_memory_mb": 8}, "worker_memory_mb must be at least 64, or None, got 8"),
+        ({"keep_environment": "HF_TOKEN"}, "keep_environment must be a list of names, got 'HF_TOKEN'"),
     ],
 )
 def test_a_wrong_setting_is_named(settings, message):
