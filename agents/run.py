@@ -72,7 +72,7 @@ class Run:
         acted = time.perf_counter()
         metrics = rollout_metrics(collected) | self.agent.update(collected.rollout)
         done = time.perf_counter()
-        self._check_sampler(metrics)
+        check_sampler(metrics.get("sampling/logprob_difference/mean", 0.0), self.policy.model.weight.dtype)
         c = self.counters
         num_tokens = int(collected.rollout.mask.sum())
         c.iteration, c.num_tokens = c.iteration + 1, c.num_tokens + num_tokens
@@ -104,15 +104,6 @@ class Run:
             with_entropy=self.config.logging.entropy,
         )
 
-    def _check_sampler(self, metrics: dict[str, float]) -> None:
-        difference = metrics.get("sampling/logprob_difference/mean", 0.0)
-        limit = MISMATCH_LIMIT[self.policy.model.weight.dtype]
-        if difference > limit:
-            raise SamplerMismatch(
-                f"the sampler's log-probabilities differ from the update's by {difference:.3g} nats a token on average "
-                f"(limit {limit}): the ratios would be noise; try policy.precision=float32"
-            )
-
     def examine(self, *, samples: int = 0) -> Examination:
         """Held-out accuracy now."""
         c = self.config.evaluation
@@ -141,6 +132,17 @@ class Run:
         for path in (self.folder.metrics, self.folder.completions):
             if path.exists():
                 truncate_after(path, iteration)
+
+
+def check_sampler(difference: float, dtype: torch.dtype) -> None:
+    """Raise `SamplerMismatch` where the sampler's log-probabilities are further from the update's, in nats a token on
+    average, than the number format explains; also where the difference is no number."""
+    limit = MISMATCH_LIMIT[dtype]
+    if not difference <= limit:
+        raise SamplerMismatch(
+            f"the sampler's log-probabilities differ from the update's by {difference:.3g} nats a token on average "
+            f"(limit {limit}): the ratios would be noise; try policy.precision=float32"
+        )
 
 
 def next_problems(num_problems: int, start: int, count: int, seed: int) -> np.ndarray:

@@ -77,6 +77,8 @@ class Decoder:
     def __init__(self, layers: list[Layer], shape: tuple[int, int]) -> None:
         self.layers = layers
         self.heads, self.size = shape
+        self._agrees: dict[torch.dtype, bool] = {}
+        """Whether it gives what its layers give, by the format in which that was tried."""
         self._packed: dict[torch.dtype, Any] = {}
         self._versions: list[tuple[int, int]] = []
         self._space: Tensor | None = None
@@ -96,7 +98,14 @@ class Decoder:
         modules = [layer.module for layer in self.layers]
         if any(m._forward_hooks or m._forward_pre_hooks for module in modules for m in module.modules()):
             return False
-        return all(type(x) is nn.Linear for module in modules for x in linears(module))
+        return all(type(x) is nn.Linear for module in modules for x in linears(module)) and self.agrees(dtype)
+
+    def agrees(self, dtype: torch.dtype) -> bool:
+        """Whether its first layers, two where there are so many, give what they give one by one; tried once a format,
+        since each has products of its own."""
+        if dtype not in self._agrees:
+            self._agrees[dtype] = agree(self.layers[:2], (self.heads, self.size), dtype)
+        return self._agrees[dtype]
 
     def linears(self) -> list[nn.Module]:
         """Those whose weights are packed here."""
@@ -174,6 +183,7 @@ class Decoder:
         num_layers, _, slots, heads, columns, size = view.cache.shape
         assert (num_layers, heads, size) == (len(self.layers), self.heads, self.size)
         cosine, sine = (angle.to(x.dtype).contiguous() for angle in (cosine, sine))
+        assert cosine.shape == sine.shape == (num_rows, self.size)
         tensors = out, cosine, sine, view.cache, view.column, view.position, self._space
         failed = call(
             "decode",
@@ -216,28 +226,28 @@ def decoder_of(layers: Iterable[nn.Module], shape: tuple[int, int], dtype: torch
             return None
         if any(x.in_features % 2 for x in linears(module)):
             return None
-    return Decoder(fused, shape) if agrees(fused[0], shape, dtype) else None
+    decoder = Decoder(fused, shape)
+    return decoder if decoder.agrees(dtype) else None
 
 
 @torch.no_grad()
-def agrees(layer: Layer, shape: tuple[int, int], dtype: torch.dtype) -> bool:
-    """Whether one layer of a decoder gives what the layer gives, for two rows with a token each in their cache."""
+def agree(layers: list[Layer], shape: tuple[int, int], dtype: torch.dtype) -> bool:
+    """Whether a decoder of these layers gives what they give, for two rows with a token each in their cache."""
     heads, size = shape
-    module: Any = layer.module
+    module: Any = layers[0].module
     hidden = module.self_attn.q_proj.in_features
     x = torch.linspace(-3, 3, 2 * hidden).sin().view(2, hidden).to(dtype)
     angle = torch.linspace(0, 1, size).expand(2, size)
     cosine, sine = angle.cos().to(dtype), angle.sin().to(dtype)
-    index = module.self_attn.layer_idx
-    caches = [torch.linspace(-1, 1, (index + 1) * 4 * heads * 2 * size).sin().to(dtype) for _ in range(2)]
     position = torch.ones(2, dtype=torch.int64)
-    whole, own = (c.view(index + 1, 2, 2, heads, 2, size) for c in caches)
-    expected = layer(
-        x[None], view=NextView(whole, position, position, 2), position_embeddings=(cosine[None], sine[None])
-    )
-    one = Decoder([layer], shape)
-    one.prepack()
-    return near(one.states(x, cosine, sine, NextView(own[index:], position, position, 2)), expected[0])
+    numbers = torch.linspace(-50, 50, len(layers) * 8 * heads * size).sin().to(dtype)
+    views = [NextView(numbers.clone().view(len(layers), 2, 2, heads, 2, size), position, position, 2) for _ in "ab"]
+    expected = x[None]
+    for layer in layers:
+        expected = layer(expected, view=views[0], position_embeddings=(cosine[None], sine[None]))
+    decoder = Decoder(layers, shape)
+    decoder.prepack()
+    return near(decoder.states(x, cosine, sine, views[1]), expected[0])
 
 
 def available(dtype: torch.dtype) -> bool:

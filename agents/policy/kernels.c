@@ -59,6 +59,10 @@ typedef struct {
   float eps;
 } decoder;
 
+/* For a test: whoever fills these from outside must lay them out alike. */
+int64_t size_of_layer(void) { return sizeof(layer); }
+int64_t size_of_decoder(void) { return sizeof(decoder); }
+
 #ifdef __AVX512F__
 /* Sixteen numbers, and what is done with them where a register holds that many. A row of numbers is read as pairs of
  * these, in whatever order is cheap: bfloat16 as its even and its odd elements, which takes two instructions. */

@@ -138,7 +138,10 @@ class LanguageModel(nn.Module):
         for hook in hooks:
             hook.remove()
         x = body.embed_tokens(texts.flatten())[None]
-        turn = body.rotary_emb(x, position[None])
+        try:
+            turn = body.rotary_emb(x, position[None])
+        except (TypeError, AttributeError):
+            return None  # its angles differ from layer to layer
         for given, angles, result in passed:
             if not torch.equal(given, x) or not all(map(torch.equal, angles, turn)):
                 return None

@@ -382,6 +382,17 @@ def test_a_run_ends_at_its_limit_of_seconds(run, tmp_path):
     assert "summary.json" in out
 
 
+@pytest.mark.parametrize(
+    ("difference", "dtype"), [(2e-3, torch.float32), (0.3, torch.bfloat16), (math.nan, torch.bfloat16)]
+)
+def test_a_sampler_that_disagrees_with_the_update_ends_the_run(difference, dtype):
+    from agents.run import SamplerMismatch, check_sampler
+
+    with pytest.raises(SamplerMismatch, match="try policy.precision=float32"):
+        check_sampler(difference, dtype)
+    check_sampler(5e-4, dtype)
+
+
 def test_a_second_interrupt_leaves_at_once_and_keeps_what_was_saved(run, tmp_path, monkeypatch):
     """Both arrive inside the fourth iteration, which is lost; the checkpoint of the second is not."""
     from agents.run import Run

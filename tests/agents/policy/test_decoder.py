@@ -1,6 +1,7 @@
 """A decoder goes through all layers in one call: what it gives is what the layers give one by one."""
 
 import copy
+import ctypes
 import pickle
 import warnings
 
@@ -12,7 +13,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from agents.policy import LanguageModel
 from agents.policy.attention import NextView
-from agents.policy.decoder import INSTRUCTIONS, available, blocks_of, decoder_of
+from agents.policy.compiled import library
+from agents.policy.decoder import INSTRUCTIONS, DecoderOf, LayerOf, available, blocks_of, decoder_of
 from agents.policy.lora import adapt
 from rewards.preference.lora import LoraConfig
 
@@ -213,6 +215,27 @@ def test_a_hook_that_comes_later_turns_it_off():
     model.model.model.layers[1].register_forward_hook(lambda _, given, result: result * 2)
     model.prepack()
     assert not model.decoder.ready
+
+
+def test_each_format_is_tried_before_it_is_used(monkeypatch):
+    """A run loads float32 and may train in bfloat16, whose products are others."""
+    if not (available(torch.float32) and available(torch.bfloat16)):
+        pytest.skip("no products for both formats here")
+    model = language_model("llama")
+    model.prepack()
+    assert model.decoder.ready
+    monkeypatch.setattr("agents.policy.decoder.blocks_of", lambda weight: blocks_of(weight).mul_(1.1))
+    for parameter in model.parameters():
+        parameter.data = parameter.data.bfloat16()
+    model.prepack()
+    assert not model.decoder.ready
+
+
+def test_structures_are_as_large_as_in_c():
+    if not available(torch.float32):
+        pytest.skip("no product for float32 here")
+    sizes = library().size_of_layer(), library().size_of_decoder()
+    assert sizes == (ctypes.sizeof(LayerOf), ctypes.sizeof(DecoderOf))
 
 
 def test_layers_in_another_order_than_their_numbers_are_not_taken():
