@@ -188,7 +188,7 @@ def prepare(config: TrainConfig, settings: dict[str, Any], say: Callable[[str], 
     if config.resume is None:
         folder.check_free()
     if device.type == "cpu" and config.policy.precision == "auto" and not has_fast_bfloat16(device):
-        say("This CPU has no bfloat16 instructions: float32 is used, which takes about 4 times as long.")
+        say("This CPU has no bfloat16 instructions: float32 is used, which takes about three times as long.")
     run = Run(config, folder, envs, build_policy(config, len(envs.train.tokenizer), say))
     if config.resume is None:
         folder.create(settings)
