@@ -1,13 +1,14 @@
-"""All layers of a decoder for one new token a row, in one call.
+"""All layers of a decoder for new tokens, in one call: a step of decoding, or short texts that are read.
 
 What a step on a CPU costs beside its matrix products is mostly the way to them: thirty layers of seven products and a
 dozen small operations each, every one of them called from Python, dispatched by torch and shared out among threads
-anew. Here the threads start once and go through the layers together (`decode` in `kernels.c`). The products stay
-torch's, as it offers them to code of other people: `at::native::cpublas::brgemm`, oneDNN's for one thread. It wants
-weights in blocks of columns, so acting has a copy of them, like that of `linear.py`.
+anew; and reading a prompt spends as long between its products as in them. Here the threads start once and go through
+the layers together (`decode` in `kernels.c`). The products stay torch's, as it offers them to code of other people:
+`at::native::cpublas::brgemm`, oneDNN's for one thread. It wants weights in blocks of columns, so acting has a copy of
+them, like that of `linear.py`.
 
-For models whose layers are all `fused.Layer` over plain linear layers, and for one new token a row; anything else takes
-the layers one by one.
+For models whose layers are all `fused.Layer` over plain linear layers; anything else takes the layers one by one. So do
+texts beyond `READ_COLUMNS`: here every token looks back by itself, which costs more than products of whole texts then.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from agents.policy.attention import NextView
+from agents.policy.attention import CachedView, NextView
 from agents.policy.compiled import call, library
 from agents.policy.fused import Gated, Layer, Norm, near
 from agents.policy.hardware import processor
@@ -39,6 +40,9 @@ INSTRUCTIONS = {torch.float32: {"avx512f"}, torch.bfloat16: {"avx512_bf16"}}
 """Without them torch has no such product, and says so in a way that ends the process."""
 LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 """Variables by which a user keeps oneDNN from using what the processor has."""
+READ_COLUMNS = 256
+FAST_SIZES = (64, 128)
+"""Of heads, for which attention has code that keeps a head in registers."""
 ROUND_ROWS = {torch.float32: 8, torch.bfloat16: 16}
 """Products are made for a multiple of this many rows: each number is one that oneDNN compiles."""
 
@@ -167,9 +171,19 @@ class Decoder:
         )  # fmt: skip
         return decoder, (LayerOf * len(self.layers))(*map(layer_of, self.layers)), held
 
+    def takes(self, view: object) -> bool:
+        """Whether the new tokens of this view are better computed here than layer by layer."""
+        if isinstance(view, CachedView):
+            return self.size in FAST_SIZES and view.sight.visible.shape[-1] <= READ_COLUMNS
+        return isinstance(view, NextView)
+
     def states(
-        self, x: Float[Tensor, "B H"], cosine: Float[Tensor, "B D"], sine: Float[Tensor, "B D"], view: NextView
-    ) -> Float[Tensor, "B H"]:
+        self,
+        x: Float[Tensor, "T H"],
+        cosine: Float[Tensor, "T D"],
+        sine: Float[Tensor, "T D"],
+        view: NextView | CachedView,
+    ) -> Float[Tensor, "T H"]:
         """What leaves the last layer. Raises `MemoryError`."""
         decoder, layers, _ = self._packed[x.dtype]
         num_rows, hidden = x.shape
@@ -180,11 +194,15 @@ class Decoder:
         if self._space is None or self._space.numel() < need or self._space.dtype != x.dtype:
             self._space = x.new_zeros(need)
         out = x.new_empty(num_rows, hidden).copy_(x)
-        num_layers, _, slots, heads, columns, size = view.cache.shape
+        num_layers, _, _, heads, columns, size = view.cache.shape
         assert (num_layers, heads, size) == (len(self.layers), self.heads, self.size)
+        slots = view.cache.stride(1) // view.cache.stride(2)  # of the whole cache: the view may be a part
+        assert view.cache.stride()[2:] == (heads * columns * size, columns * size, size, 1)
+        where = view.slot, view.column, view.position
+        assert all(x.dtype == torch.int64 and x.is_contiguous() and len(x) == num_rows for x in where)
         cosine, sine = (angle.to(x.dtype).contiguous() for angle in (cosine, sine))
         assert cosine.shape == sine.shape == (num_rows, self.size)
-        tensors = out, cosine, sine, view.cache, view.column, view.position, self._space
+        tensors = out, cosine, sine, view.cache, *where, self._space
         failed = call(
             "decode",
             x,
