@@ -36,6 +36,8 @@ DTYPES = [
     for dtype in (torch.float32, torch.bfloat16)
 ]
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.05}
+SIZES = [(3, 3, 64), (1, 2, 128), (2, 4, 64), (2, 5, 32), (2, 7, 64), (1, 3, 128)]
+"""Heads of keys, queries for each, numbers of one."""
 
 
 def model_of(family: str, dtype: torch.dtype) -> LanguageModel:
