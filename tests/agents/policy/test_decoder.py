@@ -266,7 +266,7 @@ def test_a_layer_that_gives_something_else_is_not_taken(monkeypatch):
     model = language_model("llama")
     layers = list(model.model.model.layers)
     assert decoder_of(layers, model.cache_shape[1:], torch.float32) is not None
-    monkeypatch.setattr("agents.policy.decoder.blocks_of", lambda weight: blocks_of(weight).mul_(1.1))
+    monkeypatch.setattr("agents.policy.decoder.blocks_of", lambda weight: blocks_of(weight * 1.1))
     assert decoder_of(layers, model.cache_shape[1:], torch.float32) is None
 
 
@@ -294,7 +294,7 @@ def test_each_format_is_tried_before_it_is_used(monkeypatch):
     model = language_model("llama")
     model.prepack()
     assert model.decoder.ready
-    monkeypatch.setattr("agents.policy.decoder.blocks_of", lambda weight: blocks_of(weight).mul_(1.1))
+    monkeypatch.setattr("agents.policy.decoder.blocks_of", lambda weight: blocks_of(weight * 1.1))
     for parameter in model.parameters():
         parameter.data = parameter.data.bfloat16()
     model.prepack()
