@@ -25,9 +25,14 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# One thread a worker: with more, two workers on two cores only wait for each other.
+# One thread a worker: with more, two workers on two cores only wait for each other. Then what has threads of its own
+# once more with several, and what torch computes where there is no compiler, and on a GPU.
+THREADED = $(addprefix tests/agents/policy/test_,decoder.py kernels.py gradients.py fused.py)
+TORCH_ONLY = $(addprefix tests/agents/policy/test_,acting.py scoring.py attention.py head.py lora.py)
 tests: install
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/pytest -n 2
+	OMP_NUM_THREADS=3 $(BIN)/pytest $(THREADED)
+	OMP_NUM_THREADS=1 TEXTENV_KERNELS=0 $(BIN)/pytest -n 2 $(TORCH_ONLY)
 
 install: .venv/installed
 

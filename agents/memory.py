@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
+from agents.policy.attention import PLAIN_SCORES
 from agents.policy.cache import SlotCache
 from agents.policy.head import CHUNK_ROWS
 
@@ -34,6 +35,7 @@ class ModelSize:
     num_layers: int
     hidden_size: int
     intermediate_size: int
+    num_heads: int
     key_value_heads: int
     head_size: int
     vocabulary: int
@@ -50,6 +52,7 @@ class ModelSize:
             num_layers=text.num_hidden_layers,
             hidden_size=text.hidden_size,
             intermediate_size=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
+            num_heads=heads,
             key_value_heads=getattr(text, "num_key_value_heads", None) or heads,
             head_size=getattr(text, "head_dim", None) or text.hidden_size // heads,
             vocabulary=text.vocab_size,
@@ -60,10 +63,16 @@ class ModelSize:
         shape = (self.num_layers, self.key_value_heads, self.head_size)
         return SlotCache.num_bytes(num_rows, num_columns, shape, dtype)
 
-    def activation_bytes(self, num_tokens: int, dtype: torch.dtype, *, checkpointed: bool) -> int:
-        """What the forward pass keeps for the backward pass, and one chunk of logits."""
+    def kept_scores(self, num_columns: int) -> int:
+        """Probabilities of attention that a layer keeps for each token on a CPU: as many as it may look back at, unless
+        a row of them all is too large to be computed as one array (then nothing is kept)."""
+        of_row = self.num_heads * num_columns**2
+        return self.num_heads * num_columns if of_row <= PLAIN_SCORES else 0
+
+    def activation_bytes(self, num_tokens: int, dtype: torch.dtype, *, checkpointed: bool, scores: int = 0) -> int:
+        """What the forward pass keeps for the backward pass, and one chunk of logits. `scores`: see `kept_scores`."""
         a, b = LAYER_NUMBERS
-        layer = (a * self.hidden_size + b * self.intermediate_size) * dtype.itemsize
+        layer = (a * self.hidden_size + b * self.intermediate_size + scores) * dtype.itemsize
         kept = self.num_layers * self.hidden_size * dtype.itemsize + layer if checkpointed else self.num_layers * layer
         logits = min(num_tokens, CHUNK_ROWS) * self.vocabulary * (2 * 4 + 2 * dtype.itemsize)
         return num_tokens * kept + logits
@@ -86,6 +95,8 @@ class Demand:
     """1 with a reference policy of its own."""
     checkpoint_activations: bool | None = None
     """None: only when there is no other way."""
+    keeps_scores: bool = True
+    """Whether attention keeps its probabilities for the backward pass, as on a CPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +147,8 @@ def candidates(wanted: Plan, demand: Demand) -> list[Plan]:
 def activations(size: ModelSize, demand: Demand, candidate: Plan) -> int:
     """Of one microbatch, through all models that are trained."""
     tokens = max(candidate.microbatch_tokens, demand.num_columns)
-    one = size.activation_bytes(tokens, demand.dtype, checkpointed=candidate.checkpoint_activations)
+    scores = size.kept_scores(demand.num_columns) if demand.keeps_scores else 0
+    one = size.activation_bytes(tokens, demand.dtype, checkpointed=candidate.checkpoint_activations, scores=scores)
     return demand.trained_models * one
 
 

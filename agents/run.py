@@ -72,7 +72,7 @@ class Run:
         acted = time.perf_counter()
         metrics = rollout_metrics(collected) | self.agent.update(collected.rollout)
         done = time.perf_counter()
-        self._check_sampler(metrics)
+        check_sampler(metrics.get("sampling/logprob_difference/mean", 0.0), self.policy.model.weight.dtype)
         c = self.counters
         num_tokens = int(collected.rollout.mask.sum())
         c.iteration, c.num_tokens = c.iteration + 1, c.num_tokens + num_tokens
@@ -105,15 +105,6 @@ class Run:
             with_entropy=self.config.logging.entropy,
         )
 
-    def _check_sampler(self, metrics: dict[str, float]) -> None:
-        difference = metrics.get("sampling/logprob_difference/mean", 0.0)
-        limit = MISMATCH_LIMIT[self.policy.model.weight.dtype]
-        if difference > limit:
-            raise SamplerMismatch(
-                f"the sampler's log-probabilities differ from the update's by {difference:.3g} nats a token on average "
-                f"(limit {limit}): the ratios would be noise; try policy.precision=float32"
-            )
-
     def examine(self, *, samples: int = 0) -> Examination:
         """Held-out accuracy now."""
         c = self.config.evaluation
@@ -142,6 +133,17 @@ class Run:
         for path in (self.folder.metrics, self.folder.completions):
             if path.exists():
                 truncate_after(path, iteration)
+
+
+def check_sampler(difference: float, dtype: torch.dtype) -> None:
+    """Raise `SamplerMismatch` where the sampler's log-probabilities are further from the update's, in nats a token on
+    average, than the number format explains; also where the difference is no number."""
+    limit = MISMATCH_LIMIT[dtype]
+    if not difference <= limit:
+        raise SamplerMismatch(
+            f"the sampler's log-probabilities differ from the update's by {difference:.3g} nats a token on average "
+            f"(limit {limit}): the ratios would be noise; try policy.precision=float32"
+        )
 
 
 def next_problems(num_problems: int, start: int, count: int, seed: int) -> np.ndarray:
@@ -187,7 +189,7 @@ def prepare(config: TrainConfig, settings: dict[str, Any], say: Callable[[str], 
     if config.resume is None:
         folder.check_free()
     if device.type == "cpu" and config.policy.precision == "auto" and not has_fast_bfloat16(device):
-        say("This CPU has no bfloat16 instructions: float32 is used, which takes about 4 times as long.")
+        say("This CPU has no bfloat16 instructions: float32 is used, which takes about three times as long.")
     run = Run(config, folder, envs, build_policy(config, len(envs.train.tokenizer), say))
     if config.resume is None:
         folder.create(settings)

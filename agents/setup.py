@@ -136,6 +136,7 @@ def fit_into_memory(
         adapter_parameters=None if adapter is None else adapter_parameters(shape, adapter),
         frozen_models=int(agent.needs_reference and adapter is None),
         checkpoint_activations=agent.optim.checkpoint_activations,
+        keeps_scores=device.type == "cpu",
     )
     return plan(ModelSize.of(shape), demand, free)
 

@@ -28,7 +28,7 @@ from agents.checkpoint import write_atomically
 from agents.collect import PROPOSE_TOKENS, collect
 from agents.config import PolicyConfig
 from agents.policy import Action, LanguageModel, Policy
-from agents.policy.hardware import pick_device, pick_dtype
+from agents.policy.hardware import peak_memory_gb, pick_device, pick_dtype
 from agents.policy.loading import TINY, load_model, resolve, tiny_model
 from agents.setup import tokenizer_of
 from benchmarks.machine import describe_commit, describe_machine
@@ -111,6 +111,8 @@ def table(results: dict[str, dict[int, dict[str, float]]], about: dict[str, Any]
             "|---|---|---|---|---|---|",
             *rows,
             "",
+            f"Peak memory of the process: {about['peak_memory_gb']:.2f} GB.",
+            "",
             f"{where}, torch {machine['torch']}. Commit {code['commit']}. {about['date']}. `{about['command']}`",
             "",
         ]
@@ -138,6 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "code": describe_commit(HERE),
         "rows": options.rows,
         "precision": str(pick_dtype(options.precision, device)).removeprefix("torch."),
+        "peak_memory_gb": peak_memory_gb(device),
     }
     options.output.mkdir(parents=True, exist_ok=True)
     write_atomically(options.output / "results.json", json.dumps({**about, "share": results}, indent=1) + "\n")

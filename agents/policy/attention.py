@@ -133,6 +133,11 @@ class CachedView:
     """Over the first columns of the cache."""
     output: Int[Tensor, "T"]
 
+    @property
+    def column(self) -> Int[Tensor, "T"]:
+        """Where each new token is written to: a text begins in the first column."""
+        return self.position
+
     @cached_property
     def route(self) -> Route:
         """Of queries."""
@@ -164,7 +169,7 @@ class NextView:
         num_keys: int,
     ) -> None:
         self.cache, self.position, self.column = cache, position, column
-        self.row = torch.arange(len(position), device=position.device)
+        self.slot = torch.arange(len(position), device=position.device)
         key_position = torch.arange(num_keys, device=position.device)[None]
         query_position = position[:, None]
         self.sight = Sight(key_position[:, None] <= query_position[:, :, None], query_position, key_position)
@@ -175,8 +180,8 @@ class NextView:
             scale = q.shape[-1] ** -0.5 if scale is None else scale
             return kernels.attend(q, k, v, self.cache[layer], self.column, self.position, scale, window)
         keys, values = self.cache[layer].unbind(0)
-        keys[self.row, :, self.column] = k
-        values[self.row, :, self.column] = v
+        keys[self.slot, :, self.column] = k
+        values[self.slot, :, self.column] = v
         num_rows, num_keys = len(q), self.sight.visible.shape[-1]
         queries = q.view(num_rows, k.shape[1], -1, q.shape[-1])
         keys, values = keys[:num_rows, :, :num_keys], values[:num_rows, :, :num_keys]

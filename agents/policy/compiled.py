@@ -46,7 +46,7 @@ ARGUMENTS = {
     "draw": [ADDRESS, COUNT] + [ADDRESS] * 3 + [COUNT] * 2 + [REAL],
     "score": [ADDRESS, COUNT] + [ADDRESS] * 3 + [COUNT] * 2 + [REAL],
     "score_backward": [ADDRESS, COUNT] + [ADDRESS] * 4 + [COUNT] * 2 + [REAL],
-    "decode": [ADDRESS] * 9 + [COUNT] * 4,
+    "decode": [ADDRESS] * 10 + [COUNT] * 4,
     "attend": [ADDRESS, COUNT, COUNT] * 3 + [ADDRESS] * 5 + [COUNT] * 6 + [REAL],
 }
 

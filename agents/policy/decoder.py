@@ -1,13 +1,14 @@
-"""All layers of a decoder for one new token a row, in one call.
+"""All layers of a decoder for new tokens, in one call: a step of decoding, or short texts that are read.
 
 What a step on a CPU costs beside its matrix products is mostly the way to them: thirty layers of seven products and a
 dozen small operations each, every one of them called from Python, dispatched by torch and shared out among threads
-anew. Here the threads start once and go through the layers together (`decode` in `kernels.c`). The products stay
-torch's, as it offers them to code of other people: `at::native::cpublas::brgemm`, oneDNN's for one thread. It wants
-weights in blocks of columns, so acting has a copy of them, like that of `linear.py`.
+anew; and reading a prompt spends as long between its products as in them. Here the threads start once and go through
+the layers together (`decode` in `kernels.c`). The products stay torch's, as it offers them to code of other people:
+`at::native::cpublas::brgemm`, oneDNN's for one thread. It wants weights in blocks of columns, so acting has a copy of
+them, like that of `linear.py`.
 
-For models whose layers are all `fused.Layer` over plain linear layers, and for one new token a row; anything else takes
-the layers one by one.
+For models whose layers are all `fused.Layer` over plain linear layers; anything else takes the layers one by one. So do
+texts beyond `READ_COLUMNS`: here every token looks back by itself, which costs more than products of whole texts then.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from agents.policy.attention import NextView
+from agents.policy.attention import CachedView, NextView
 from agents.policy.compiled import call, library
 from agents.policy.fused import Gated, Layer, Norm, near
 from agents.policy.hardware import processor
@@ -39,6 +40,9 @@ INSTRUCTIONS = {torch.float32: {"avx512f"}, torch.bfloat16: {"avx512_bf16"}}
 """Without them torch has no such product, and says so in a way that ends the process."""
 LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 """Variables by which a user keeps oneDNN from using what the processor has."""
+READ_COLUMNS = 256
+FAST_SIZES = (64, 128)
+"""Of heads, for which attention has code that keeps a head in registers."""
 ROUND_ROWS = {torch.float32: 8, torch.bfloat16: 16}
 """Products are made for a multiple of this many rows: each number is one that oneDNN compiles."""
 
@@ -77,6 +81,8 @@ class Decoder:
     def __init__(self, layers: list[Layer], shape: tuple[int, int]) -> None:
         self.layers = layers
         self.heads, self.size = shape
+        self._agrees: dict[torch.dtype, bool] = {}
+        """Whether it gives what its layers give, by the format in which that was tried."""
         self._packed: dict[torch.dtype, Any] = {}
         self._versions: list[tuple[int, int]] = []
         self._space: Tensor | None = None
@@ -96,7 +102,14 @@ class Decoder:
         modules = [layer.module for layer in self.layers]
         if any(m._forward_hooks or m._forward_pre_hooks for module in modules for m in module.modules()):
             return False
-        return all(type(x) is nn.Linear for module in modules for x in linears(module))
+        return all(type(x) is nn.Linear for module in modules for x in linears(module)) and self.agrees(dtype)
+
+    def agrees(self, dtype: torch.dtype) -> bool:
+        """Whether its first layers, two where there are so many, give what they give one by one; tried once a format,
+        since each has products of its own."""
+        if dtype not in self._agrees:
+            self._agrees[dtype] = agree(self.layers[:2], (self.heads, self.size), dtype)
+        return self._agrees[dtype]
 
     def linears(self) -> list[nn.Module]:
         """Those whose weights are packed here."""
@@ -158,9 +171,19 @@ class Decoder:
         )  # fmt: skip
         return decoder, (LayerOf * len(self.layers))(*map(layer_of, self.layers)), held
 
+    def takes(self, view: object) -> bool:
+        """Whether the new tokens of this view are better computed here than layer by layer."""
+        if isinstance(view, CachedView):
+            return self.size in FAST_SIZES and view.sight.visible.shape[-1] <= READ_COLUMNS
+        return isinstance(view, NextView)
+
     def states(
-        self, x: Float[Tensor, "B H"], cosine: Float[Tensor, "B D"], sine: Float[Tensor, "B D"], view: NextView
-    ) -> Float[Tensor, "B H"]:
+        self,
+        x: Float[Tensor, "T H"],
+        cosine: Float[Tensor, "T D"],
+        sine: Float[Tensor, "T D"],
+        view: NextView | CachedView,
+    ) -> Float[Tensor, "T H"]:
         """What leaves the last layer. Raises `MemoryError`."""
         decoder, layers, _ = self._packed[x.dtype]
         num_rows, hidden = x.shape
@@ -171,10 +194,15 @@ class Decoder:
         if self._space is None or self._space.numel() < need or self._space.dtype != x.dtype:
             self._space = x.new_zeros(need)
         out = x.new_empty(num_rows, hidden).copy_(x)
-        num_layers, _, slots, heads, columns, size = view.cache.shape
+        num_layers, _, _, heads, columns, size = view.cache.shape
         assert (num_layers, heads, size) == (len(self.layers), self.heads, self.size)
+        slots = view.cache.stride(1) // view.cache.stride(2)  # of the whole cache: the view may be a part
+        assert view.cache.stride()[2:] == (heads * columns * size, columns * size, size, 1)
+        where = view.slot, view.column, view.position
+        assert all(x.dtype == torch.int64 and x.is_contiguous() and len(x) == num_rows for x in where)
         cosine, sine = (angle.to(x.dtype).contiguous() for angle in (cosine, sine))
-        tensors = out, cosine, sine, view.cache, view.column, view.position, self._space
+        assert cosine.shape == sine.shape == (num_rows, self.size)
+        tensors = out, cosine, sine, view.cache, *where, self._space
         failed = call(
             "decode",
             x,
@@ -216,28 +244,28 @@ def decoder_of(layers: Iterable[nn.Module], shape: tuple[int, int], dtype: torch
             return None
         if any(x.in_features % 2 for x in linears(module)):
             return None
-    return Decoder(fused, shape) if agrees(fused[0], shape, dtype) else None
+    decoder = Decoder(fused, shape)
+    return decoder if decoder.agrees(dtype) else None
 
 
 @torch.no_grad()
-def agrees(layer: Layer, shape: tuple[int, int], dtype: torch.dtype) -> bool:
-    """Whether one layer of a decoder gives what the layer gives, for two rows with a token each in their cache."""
+def agree(layers: list[Layer], shape: tuple[int, int], dtype: torch.dtype) -> bool:
+    """Whether a decoder of these layers gives what they give, for two rows with a token each in their cache."""
     heads, size = shape
-    module: Any = layer.module
+    module: Any = layers[0].module
     hidden = module.self_attn.q_proj.in_features
     x = torch.linspace(-3, 3, 2 * hidden).sin().view(2, hidden).to(dtype)
     angle = torch.linspace(0, 1, size).expand(2, size)
     cosine, sine = angle.cos().to(dtype), angle.sin().to(dtype)
-    index = module.self_attn.layer_idx
-    caches = [torch.linspace(-1, 1, (index + 1) * 4 * heads * 2 * size).sin().to(dtype) for _ in range(2)]
     position = torch.ones(2, dtype=torch.int64)
-    whole, own = (c.view(index + 1, 2, 2, heads, 2, size) for c in caches)
-    expected = layer(
-        x[None], view=NextView(whole, position, position, 2), position_embeddings=(cosine[None], sine[None])
-    )
-    one = Decoder([layer], shape)
-    one.prepack()
-    return near(one.states(x, cosine, sine, NextView(own[index:], position, position, 2)), expected[0])
+    numbers = torch.linspace(-50, 50, len(layers) * 8 * heads * size).sin().to(dtype)
+    views = [NextView(numbers.clone().view(len(layers), 2, 2, heads, 2, size), position, position, 2) for _ in "ab"]
+    expected = x[None]
+    for layer in layers:
+        expected = layer(expected, view=views[0], position_embeddings=(cosine[None], sine[None]))
+    decoder = Decoder(layers, shape)
+    decoder.prepack()
+    return near(decoder.states(x, cosine, sine, views[1]), expected[0])
 
 
 def available(dtype: torch.dtype) -> bool:

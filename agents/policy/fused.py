@@ -93,13 +93,14 @@ class Layer:
 
     def __call__(self, *given: Any, **options: Any) -> Float[Tensor, "1 T H"]:
         """As the module's own."""
-        fits = self._fits(given[0], options.get("view"), options.get("position_embeddings"))
-        run = self._fused if fits else partial(type(self.module).forward, self.module)
+        run = self._fused if self.fits(given, options) else partial(type(self.module).forward, self.module)
         if self.checkpointed and torch.is_grad_enabled():
             return checkpoint(run, *given, use_reentrant=False, **options)
         return run(*given, **options)
 
-    def _fits(self, x: Tensor, view: View | None, turn: tuple[Tensor, Tensor] | None) -> bool:
+    def fits(self, given: tuple[Any, ...], options: dict[str, Any]) -> bool:
+        """Whether the kernels compute a call with these arguments; else the module's own forward does."""
+        x, view, turn = given[0], options.get("view"), options.get("position_embeddings")
         if view is None or turn is None or torch.is_autocast_enabled("cpu") or not kernels.fit(x, *turn):
             return False
         attention: Any = self.module.self_attn
@@ -184,7 +185,7 @@ def replace_layers(model: nn.Module, view: PackedView, reads: Sequence[Callable[
         asked = overheard.asked.get(layer.self_attn.layer_idx)
         if asked is not None and len(met[layer]) == len(reads):
             candidate = Layer(layer, *asked)
-            if all(gives(candidate, *one) for one in met[layer]):
+            if all(candidate.fits(*one[:2]) and gives(candidate, *one) for one in met[layer]):
                 layer.forward = candidate
 
 

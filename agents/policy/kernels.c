@@ -31,12 +31,21 @@ static inline uint16_t store_bf16(float x) { /* to nearest, ties to even */
   return (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
-enum { COLUMNS = 32, TILE = 64 };
+enum { COLUMNS = 32, TILE = 64, CHUNK = 256 };
 
 /* at::native::cpublas::brgemm: rows, columns, inner, three strides, whether to add, two factors, their product, and
  * whether the second one holds its rows in pairs. */
 typedef void (*product)(int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, _Bool, const void *, const void *,
                         float *, _Bool);
+
+/* A product for all rows, CHUNK at a time: so many lie in a cache near the processor while the weights pass by. `start`
+ * is the first of them, `count` their number, `n` the block of weights. */
+#define CHUNKED(blocks, call)                                                                           \
+  for (int64_t start = 0; start < padded; start += CHUNK)                                               \
+    for (int64_t n = 0; n < (blocks) / COLUMNS; n++) {                                                  \
+      int64_t count = padded - start < CHUNK ? padded - start : CHUNK;                                  \
+      call;                                                                                             \
+    }
 
 /* A linear layer [outer, inner]: blocks of COLUMNS outputs, [inner, COLUMNS] each; in bfloat16 with the rows of a block
  * in pairs, [inner / 2, COLUMNS, 2]. No bias: 0. */
@@ -58,6 +67,10 @@ typedef struct {
   int64_t layers, hidden, heads, group, size, plus_one;
   float eps;
 } decoder;
+
+/* For a test: whoever fills these from outside must lay them out alike. */
+int64_t size_of_layer(void) { return sizeof(layer); }
+int64_t size_of_decoder(void) { return sizeof(decoder); }
 
 #ifdef __AVX512F__
 /* Sixteen numbers, and what is done with them where a register holds that many. A row of numbers is read as pairs of
@@ -358,27 +371,29 @@ INLINE void NAME(attend_head_wide)(const number *q, int64_t q_stride, const numb
 }
 #endif
 
-/* One key/value head of one row with one new token, whose key and value are written to `column`; its queries see the
- * columns up to `position` (the last `window` of them, if that is not 0). Returns 0, or 1 when there is no memory. */
-static int64_t NAME(attend_next)(const number *q, int64_t q_head, const number *k, const number *v, number *keys,
-                                 number *values, const number *next, int64_t column, int64_t position, number *out,
-                                 int64_t group, int64_t size, int64_t window, float scale) {
+/* The queries of one token on one key/value head: they see the columns up to `position` (the last `window` of them, if
+ * that is not 0). At most four at a time, so that they stay in registers. Returns 0, or 1 when there is no memory. */
+static int64_t NAME(attend_next)(const number *q, int64_t q_head, const number *keys, const number *values,
+                                 const number *next, int64_t position, number *out, int64_t group, int64_t size,
+                                 int64_t window, float scale) {
   int64_t end = position + 1, begin = window && end > window ? end - window : 0;
   int64_t length = end - begin, stride = (length + 15) / 16 * 16;
-  memcpy(keys + column * size, k, size * sizeof(number));
-  memcpy(values + column * size, v, size * sizeof(number));
-  float *space = malloc(sizeof(float) * group * (2 * size + stride));
+  float *space = malloc(sizeof(float) * 4 * (2 * size + stride));
   if (!space) return 1;
   keys += begin * size, values += begin * size, next += begin * size;
+  for (int64_t first = 0; first < group; first += 4, q += 4 * q_head, out += 4 * size) {
+    int64_t count = group - first < 4 ? group - first : 4;
 #ifdef __AVX512F__
 #define ATTEND(g, s)                                                                                    \
-  if (group == (g) && size == (s)) {                                                                    \
+  if (count == (g) && size == (s)) {                                                                    \
     NAME(attend_head_wide)(q, q_head, keys, values, next, out, space, length, stride, g, s, scale);     \
   } else
-  ATTEND(1, 64) ATTEND(2, 64) ATTEND(3, 64) ATTEND(4, 64) ATTEND(1, 128) ATTEND(2, 128) ATTEND(4, 128)
+    ATTEND(1, 64) ATTEND(2, 64) ATTEND(3, 64) ATTEND(4, 64)
+    ATTEND(1, 128) ATTEND(2, 128) ATTEND(3, 128) ATTEND(4, 128)
 #undef ATTEND
 #endif
-  NAME(attend_head)(q, q_head, keys, values, out, space, length, stride, group, size, scale);
+    NAME(attend_head)(q, q_head, keys, values, out, space, length, stride, count, size, scale);
+  }
   free(space);
   return 0;
 }
@@ -392,10 +407,11 @@ int64_t NAME(attend)(const number *q, int64_t q_row, int64_t q_head, const numbe
   int64_t failed = 0, block = columns * size;
 #pragma omp parallel for schedule(static) reduction(| : failed)
   for (int64_t i = 0; i < rows * heads; i++) {
-    int64_t r = i / heads, h = i % heads;
-    failed |= NAME(attend_next)(q + r * q_row + h * group * q_head, q_head, k + r * k_row + h * k_head,
-                                v + r * v_row + h * v_head, keys + i * block, values + i * block,
-                                keys + (i + 1 < rows * heads ? i + 1 : i) * block, column[r], position[r],
+    int64_t r = i / heads, h = i % heads, at = i * block + column[r] * size;
+    memcpy(keys + at, k + r * k_row + h * k_head, size * sizeof(number));
+    memcpy(values + at, v + r * v_row + h * v_head, size * sizeof(number));
+    failed |= NAME(attend_next)(q + r * q_row + h * group * q_head, q_head, keys + i * block, values + i * block,
+                                keys + (i + 1 < rows * heads ? i + 1 : i) * block, position[r],
                                 out + i * group * size, group, size, window, scale);
   }
   return failed;
@@ -412,7 +428,7 @@ static inline void NAME(tile)(product multiply, const number *x, int64_t stride,
       for (int64_t i = 0; i < COLUMNS; i++) out[r * COLUMNS + i] += load(((const number *)w->bias)[n * COLUMNS + i]);
 }
 
-/* Block n of a linear layer, all rows. */
+/* Block n of a linear layer, all of these rows. */
 static inline void NAME(block)(product multiply, const number *x, int64_t stride, const matrix *w, int64_t n,
                                int64_t rows, number *out) {
   float sums[TILE * COLUMNS];
@@ -425,7 +441,7 @@ static inline void NAME(block)(product multiply, const number *x, int64_t stride
   }
 }
 
-/* Block n of silu(gate x) * (up x), all rows. */
+/* Block n of silu(gate x) * (up x), all of these rows. */
 static inline void NAME(gated_block)(product multiply, const number *x, const matrix *gate, const matrix *up, int64_t n,
                                      int64_t rows, number *out) {
   float left[TILE * COLUMNS], right[TILE * COLUMNS];
@@ -441,13 +457,14 @@ static inline void NAME(gated_block)(product multiply, const number *x, const ma
   }
 }
 
-/* All layers of a decoder for one new token in each of the first `rows` slots of a cache [layers, 2, slots, heads,
- * columns, size]: x [rows, hidden] comes in and goes out; cosine and sine are [rows, size]. The threads start once and
- * meet between stages. `space` holds h, y, qkv, seen and inner, `padded` rows of each: products are made for that many,
- * a round number. Returns 0, or 1 when there is no memory. */
+/* All layers of a decoder for `rows` new tokens, any number for each slot of a cache [layers, 2, slots, heads, columns,
+ * size]: x [rows, hidden] comes in and goes out; cosine and sine are [rows, size]. Token r is written to its slot's
+ * `column` and sees the columns up to `position`. The threads start once and meet between stages. `space` holds h, y,
+ * qkv, seen and inner, `padded` rows of each: products are made for that many, a round number. Returns 0, or 1 when
+ * there is no memory. */
 int64_t NAME(decode)(const decoder *d, const layer *layers, number *x, const number *cosine, const number *sine,
-                     number *cache, const int64_t *column, const int64_t *position, number *space, int64_t rows,
-                     int64_t padded, int64_t slots, int64_t columns) {
+                     number *cache, const int64_t *slot, const int64_t *column, const int64_t *position, number *space,
+                     int64_t rows, int64_t padded, int64_t slots, int64_t columns) {
   int64_t failed = 0, size = d->size, heads = d->heads, group = d->group, hidden = d->hidden;
   int64_t block = columns * size, part = slots * heads * block;
   number *h = space, *y = h + padded * hidden, *qkv = y + padded * layers->out.outer;
@@ -460,11 +477,12 @@ int64_t NAME(decode)(const decoder *d, const layer *layers, number *x, const num
     for (int64_t l = 0; l < d->layers; l++) {
       const layer *w = layers + l;
       number *keys = cache + 2 * l * part, *values = keys + part;
-#pragma omp for schedule(static)
-      for (int64_t n = 0; n < w->qkv.outer / COLUMNS; n++) NAME(block)(d->multiply, h, hidden, &w->qkv, n, padded, qkv);
+#pragma omp for collapse(2) schedule(static)
+      CHUNKED(w->qkv.outer, NAME(block)(d->multiply, h + start * hidden, hidden, &w->qkv, n, count,
+                                        qkv + start * w->qkv.outer))
 #pragma omp for schedule(static)
       for (int64_t i = 0; i < rows * heads; i++) {
-        int64_t r = i / heads, head = i % heads;
+        int64_t r = i / heads, head = i % heads, at = (slot[r] * heads + head) * block + column[r] * size;
         number *q = qkv + r * w->qkv.outer + head * group * size;
         number *k = qkv + r * w->qkv.outer + (heads * group + head) * size, *v = k + heads * size;
         for (int64_t g = 0; g < group; g++) {
@@ -473,25 +491,32 @@ int64_t NAME(decode)(const decoder *d, const layer *layers, number *x, const num
         }
         if (w->k_norm) NAME(norm_row)(k, w->k_norm, k, size, d->eps, d->plus_one);
         NAME(turn)(k, cosine + r * size, sine + r * size, size / 2, 0);
-        failed |= NAME(attend_next)(q, size, k, v, keys + i * block, values + i * block,
-                                    keys + (i + 1 < rows * heads ? i + 1 : i) * block, column[r], position[r],
-                                    seen + i * group * size, group, size, w->window, w->scale);
+        memcpy(keys + at, k, size * sizeof(number));
+        memcpy(values + at, v, size * sizeof(number));
       }
 #pragma omp for schedule(static)
-      for (int64_t n = 0; n < w->out.outer / COLUMNS; n++)
-        NAME(block)(d->multiply, seen, w->out.inner, &w->out, n, padded, y);
+      for (int64_t i = 0; i < rows * heads; i++) { /* behind all keys and values: tokens of a slot see each other */
+        int64_t r = i / heads, head = i % heads, here = (slot[r] * heads + head) * block;
+        int64_t after = i + 1 < rows * heads ? (slot[(i + 1) / heads] * heads + (i + 1) % heads) * block : here;
+        failed |= NAME(attend_next)(qkv + r * w->qkv.outer + head * group * size, size, keys + here, values + here,
+                                    keys + after, position[r], seen + i * group * size, group, size, w->window,
+                                    w->scale);
+      }
+#pragma omp for collapse(2) schedule(static)
+      CHUNKED(w->out.outer, NAME(block)(d->multiply, seen + start * w->out.inner, w->out.inner, &w->out, n, count,
+                                        y + start * w->out.outer))
 #pragma omp for schedule(static)
       for (int64_t r = 0; r < rows; r++) {
         number *row = x + r * hidden;
         NAME(add)(row, y + r * w->out.outer, row, hidden);
         NAME(norm_row)(row, w->second_norm, h + r * hidden, hidden, d->eps, d->plus_one);
       }
-#pragma omp for schedule(static)
-      for (int64_t n = 0; n < w->gate.outer / COLUMNS; n++)
-        NAME(gated_block)(d->multiply, h, &w->gate, &w->up, n, padded, inner);
-#pragma omp for schedule(static)
-      for (int64_t n = 0; n < w->down.outer / COLUMNS; n++)
-        NAME(block)(d->multiply, inner, w->gate.outer, &w->down, n, padded, y);
+#pragma omp for collapse(2) schedule(static)
+      CHUNKED(w->gate.outer, NAME(gated_block)(d->multiply, h + start * hidden, &w->gate, &w->up, n, count,
+                                               inner + start * w->gate.outer))
+#pragma omp for collapse(2) schedule(static)
+      CHUNKED(w->down.outer, NAME(block)(d->multiply, inner + start * w->gate.outer, w->gate.outer, &w->down, n, count,
+                                         y + start * w->down.outer))
 #pragma omp for schedule(static)
       for (int64_t r = 0; r < rows; r++) {
         number *row = x + r * hidden;

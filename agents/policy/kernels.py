@@ -19,6 +19,7 @@ def fit(*tensors: Tensor) -> bool:
     dtype = tensors[0].dtype
     return (
         dtype in FORMATS
+        and tensors[0].device.type == "cpu"  # before a library is compiled that nobody wants
         and library() is not None
         and all(x.dtype == dtype and x.device.type == "cpu" and x.stride(-1) == 1 and x.numel() for x in tensors)
     )
@@ -176,7 +177,13 @@ def draw(
 def score(
     logits: Float[Tensor, "R V"], target: Int[Tensor, "R"], temperature: float
 ) -> tuple[Float[Tensor, "R"], Float[Tensor, "R"]]:
-    """Log-probability of each target under `logits / temperature`, and the logarithm of what those sum up to."""
+    """Log-probability of each target under `logits / temperature`, and the logarithm of what those sum up to.
+
+    Raises `IndexError` for a target that has no logit.
+    """
+    if len(target) and not (int(target.min()) >= 0 and int(target.max()) < logits.shape[1]):
+        found = f"{int(target.min())} to {int(target.max())}"
+        raise IndexError(f"a target must be from 0 to {logits.shape[1] - 1}, got {found}")
     logprob, total = torch.empty((2, len(target)), dtype=torch.float32)
     arrays = (target.contiguous(), logprob, total)
     call(

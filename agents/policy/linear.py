@@ -98,17 +98,19 @@ class Linear:
         """As `nn.Linear.forward`."""
         if self.prepacked is not None and not torch.is_grad_enabled():
             self.prepack()
-            return product(x, self.prepacked, self.bias)
+            if self.prepacked is not None:
+                return product(x, self.prepacked, self.bias)
         weight, bias = self.layer.weight, self.layer.bias
         return Product.apply(x, weight, bias) if suits(x, weight) else linear(x, weight, bias)
 
     def prepack(self) -> None:
         """Lay out the weights for products without gradient, unless that has been done and they have not changed."""
-        if self.source is not None:
-            weight, version, address = self.source
-            if weight._version == version and weight.data_ptr() == address:
-                return
         weight = self.layer.weight
+        if self.source is not None:
+            source, version, address = self.source
+            if weight is source and weight._version == version and weight.data_ptr() == address:
+                return
+            self.release()
         if weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16):
             self.prepacked = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), ROWS)
             self.bias = None if self.layer.bias is None else self.layer.bias.detach()

@@ -39,6 +39,7 @@ def without_adapter(model: LanguageModel) -> LanguageModel:
 
 def merge(model: LanguageModel) -> None:
     """Add the adapter to the weights, in place: a plain model again, whose logits stay what they are."""
+    model.release()  # peft changes weights in a way that torch does not count
     remove_adapter(model.model, merge=True)
 
 

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from agents.policy import attention
-from agents.policy.attention import NextView, PackedView, View
+from agents.policy.attention import PackedView, View
 from agents.policy.decoder import Decoder, decoder_of
 from agents.policy.fused import Layer, replace_elementwise, replace_layers
 from agents.policy.linear import replace_products
@@ -105,14 +105,14 @@ class LanguageModel(nn.Module):
     def states(self, tokens: Tensor, position: Tensor, view: View) -> Float[Tensor, "T H"]:
         """Hidden states of a packed row."""
         decoder = self.decoder
-        if isinstance(view, NextView) and decoder is not None and decoder.ready and not torch.is_grad_enabled():
-            return self._next_states(tokens, position, view, decoder)
+        if decoder is not None and decoder.ready and decoder.takes(view) and not torch.is_grad_enabled():
+            return self._decoded_states(tokens, position, view, decoder)
         out = self.model.base_model(
             input_ids=tokens[None], position_ids=position[None], attention_mask=None, use_cache=False, view=view
         )
         return out.last_hidden_state[0]
 
-    def _next_states(self, tokens: Tensor, position: Tensor, view: NextView, decoder: Decoder) -> Float[Tensor, "B H"]:
+    def _decoded_states(self, tokens: Tensor, position: Tensor, view: Any, decoder: Decoder) -> Float[Tensor, "T H"]:
         body: Any = self.model.base_model
         x = body.embed_tokens(tokens)
         cosine, sine = body.rotary_emb(x[None], position[None])
@@ -138,7 +138,10 @@ class LanguageModel(nn.Module):
         for hook in hooks:
             hook.remove()
         x = body.embed_tokens(texts.flatten())[None]
-        turn = body.rotary_emb(x, position[None])
+        try:
+            turn = body.rotary_emb(x, position[None])
+        except (TypeError, AttributeError):
+            return None  # its angles differ from layer to layer
         for given, angles, result in passed:
             if not torch.equal(given, x) or not all(map(torch.equal, angles, turn)):
                 return None

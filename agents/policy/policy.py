@@ -12,7 +12,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from agents.policy import kernels
@@ -115,6 +115,7 @@ class Policy(nn.Module):
         tokens, length = observation["tokens"], observation["length"][:, 0].astype(np.int64)
         budget = np.minimum(observation["remaining"][:, 0], max_tokens)
         rows = np.flatnonzero(budget > 0 if live is None else live & (budget > 0))
+        check_room(tokens.shape[1], length[rows] + budget[rows])
         if not len(rows):
             nothing = np.zeros((len(length), max_tokens), np.float32)
             count = np.zeros(len(length), np.int64)
@@ -217,3 +218,11 @@ class Policy(nn.Module):
             cache = SlotCache(num_rows, num_columns, self.model.cache_shape, self.model.weight.detach())
             self._cache, self._graphs = cache, Graphs()
         return CachedReader(self.model, cache, tokens)
+
+
+def check_room(width: int, needed: Int[np.ndarray, "R"]) -> None:
+    """Raise `ValueError` where rows may write behind the last column of their observation."""
+    if needed.size and needed.max() > width:
+        raise ValueError(
+            f"an observation must have room for what remains of it: it has {width} columns, a row needs {needed.max()}"
+        )

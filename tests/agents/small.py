@@ -74,6 +74,9 @@ def hugging_face_model(family: str = "llama", *, seed: int = 0, spread: float = 
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.data.normal_(0, spread)
+        for parameter in model.parameters():
+            if parameter.dim() == 1:  # weights of norms around 1 (Gemma: 0), biases around 0
+                parameter.data.add_(torch.randn_like(parameter), alpha=0.2)
     return model.eval()
 
 
@@ -142,6 +145,7 @@ def write(
     episodes: Sequence[int] | None = None,
     sampling: Sampling | None = None,
     reset: bool = True,
+    with_entropy: bool = True,
 ) -> Written:
     """Let `policy` answer `prompts` to the end token or the budget, as an environment would, `max_tokens` a round."""
     if reset:
@@ -158,13 +162,14 @@ def write(
             max_tokens=max_tokens,
             end_ids=[END],
             sampling=sampling,
-            with_entropy=True,
+            with_entropy=with_entropy,
         )
         for row in np.flatnonzero(live):
             count = action.length[row]
             written.completions[row] += action.token[row, :count].tolist()
             written.logprobs[row] += action.logprob[row, :count].tolist()
-            written.entropies[row] += action.entropy[row, :count].tolist()
+            if with_entropy:
+                written.entropies[row] += action.entropy[row, :count].tolist()
             live[row] = written.completions[row][-1] != END and len(written.completions[row]) < budget
     return written
 

@@ -14,6 +14,7 @@ SIZE = ModelSize(
     num_layers=4,
     hidden_size=100,
     intermediate_size=200,
+    num_heads=4,
     key_value_heads=2,
     head_size=50,
     vocabulary=1000,
@@ -24,7 +25,8 @@ WEIGHTS = 10**6 * (2 + 4 + 4 + 8 + 2)
 CACHE_ROW = 4 * 2 * 2 * 100 * 50 * 2
 """Layers, keys and values, heads, 99 columns and one more, size, bytes."""
 LOGITS = 512 * 1000 * 12
-PER_TOKEN = 4 * (14 * 100 + 6 * 200) * 2
+PER_TOKEN = 4 * (14 * 100 + 6 * 200 + 4 * 99) * 2
+"""Layers, parts of one and the probabilities of its attention, bytes."""
 
 
 def room(num_bytes):
@@ -59,6 +61,16 @@ def test_still_less_computes_activations_twice():
     assert planned.microbatch_tokens == 256
     assert planned.num_rows == 16
     assert "agent.optim.checkpoint_activations -> true" in planned.changes
+
+
+def test_probabilities_of_attention_are_kept_only_where_they_are_one_array():
+    """Four heads: 4 x 2,896^2 is just below 2^25, 4 x 2,897^2 above."""
+    assert SIZE.kept_scores(2896) == 4 * 2896
+    assert SIZE.kept_scores(2897) == 0
+    on_gpu = Demand(64, 99, 2048, torch.bfloat16, keeps_scores=False)
+    enough = WEIGHTS + 64 * CACHE_ROW + 2048 * (PER_TOKEN - 4 * 4 * 99 * 2) + LOGITS
+    assert plan(SIZE, on_gpu, room(enough)).changes == ()
+    assert plan(SIZE, DEMAND, room(enough)).changes
 
 
 def test_what_the_user_has_decided_is_not_changed():

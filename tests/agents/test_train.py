@@ -1,6 +1,7 @@
 """A run from the command line's point of view: what it leaves behind, how it goes on, how it ends."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -380,6 +381,16 @@ def test_a_run_ends_at_its_limit_of_seconds(run, tmp_path):
     assert summary["iterations"] == 1
     assert checkpoint.load(tmp_path / "runs/one")[0] == 1
     assert "summary.json" in out
+
+
+@pytest.mark.parametrize("difference", [2e-3, math.nan])
+def test_a_sampler_that_disagrees_with_the_update_ends_the_run(difference):
+    from agents.run import SamplerMismatch, check_sampler
+
+    with pytest.raises(SamplerMismatch, match=r"try policy\.precision=float32"):
+        check_sampler(difference, torch.float32)
+    check_sampler(5e-4, torch.float32)
+    check_sampler(2e-3, torch.bfloat16)
 
 
 def test_a_second_interrupt_leaves_at_once_and_keeps_what_was_saved(run, tmp_path, monkeypatch):

@@ -53,6 +53,22 @@ def test_rounds_of_one_token_and_of_eight_write_the_same(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_the_same_is_written_whether_entropies_are_wanted_or_not(family):
+    """Without them one kernel chooses a token in one pass over the logits; its log-probability is `evaluate`'s."""
+    policy, prompts = small_policy(family), prompts_of(RAGGED)
+    expected, written = (write(policy, prompts, with_entropy=wanted) for wanted in (True, False))
+    assert written.completions == expected.completions
+    for a, b in zip(written.logprobs, expected.logprobs, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_an_observation_without_room_for_what_remains_is_refused():
+    policy = small_policy()
+    with pytest.raises(ValueError, match="it has 48 columns, a row needs 50"):
+        policy.act(observe([[1] * 40], remaining=20), episode=np.zeros(1, int), max_tokens=10)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("pace", [Pace(3), Pace(4, (2, 4, 8)), Pace(100, (1, 64))], ids=str)
 def test_how_often_the_host_looks_changes_nothing(family, pace):
     """Rows that have ended are computed on for a while, and rows that nobody asked for with them; they leave nothing

@@ -1,6 +1,7 @@
 """A decoder goes through all layers in one call: what it gives is what the layers give one by one."""
 
 import copy
+import ctypes
 import pickle
 import warnings
 
@@ -8,12 +9,24 @@ import numpy as np
 import pytest
 import torch
 from small import PACKED, hugging_face_model, language_model, prompts_of, small_policy, write
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from agents.policy import LanguageModel
 from agents.policy.attention import NextView
-from agents.policy.decoder import INSTRUCTIONS, available, blocks_of, decoder_of
+from agents.policy.cache import SlotCache
+from agents.policy.compiled import library
+from agents.policy.decoder import (
+    INSTRUCTIONS,
+    READ_COLUMNS,
+    Decoder,
+    DecoderOf,
+    LayerOf,
+    available,
+    blocks_of,
+    decoder_of,
+)
 from agents.policy.lora import adapt
+from agents.policy.reading import CachedReader
 from rewards.preference.lora import LoraConfig
 
 DECODED = ("llama", "qwen2", "qwen3", "mistral")
@@ -23,6 +36,8 @@ DTYPES = [
     for dtype in (torch.float32, torch.bfloat16)
 ]
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.05}
+SIZES = [(3, 3, 64), (1, 2, 128), (2, 4, 64), (2, 5, 32), (2, 7, 64), (1, 3, 128)]
+"""Heads of keys, queries for each, numbers of one."""
 
 
 def model_of(family: str, dtype: torch.dtype) -> LanguageModel:
@@ -59,7 +74,9 @@ def test_states_and_cache_are_those_of_the_layers_one_by_one(family, rows, dtype
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("heads", "group", "size"), [(3, 3, 64), (1, 2, 128), (2, 4, 64), (2, 5, 32)])
+@pytest.mark.parametrize(
+    ("heads", "group", "size"), [(3, 3, 64), (1, 2, 128), (2, 4, 64), (2, 5, 32), (2, 7, 64), (1, 3, 128)]
+)
 def test_heads_of_the_usual_sizes(heads, group, size, dtype):
     """Those that have code of their own, and one that has not."""
     torch.manual_seed(0)
@@ -71,6 +88,61 @@ def test_heads_of_the_usual_sizes(heads, group, size, dtype):
     assert model.decoder is not None
     tokens, position = torch.arange(20), torch.arange(20) * 2
     assert_decoded_as_by_layers(model, tokens, position, slots=20, columns=40)
+
+
+def reader_of(model: LanguageModel, tokens: np.ndarray) -> CachedReader:
+    cache = SlotCache(len(tokens), tokens.shape[1], model.cache_shape, model.weight.detach())
+    return CachedReader(model, cache, tokens)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("heads", "group", "size", "window"), [(1, 3, 64, None), (2, 2, 64, 5), (1, 7, 64, None), (1, 6, 128, None)]
+)
+def test_texts_are_read_as_by_the_layers_one_by_one(heads, group, size, window, dtype):
+    """Ragged prompts, two of them equal; then what was appended to some of the rows."""
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=40, hidden_size=32, intermediate_size=160, num_hidden_layers=2, head_dim=size,
+        num_attention_heads=heads * group, num_key_value_heads=heads, sliding_window=window, pad_token_id=None,
+    )  # fmt: skip
+    model = LanguageModel(MistralForCausalLM(config).to(dtype))
+    assert model.decoder is not None
+    tokens = np.random.default_rng(0).integers(1, 40, size=(7, 40))
+    tokens[5] = tokens[2]
+    one, other = reader_of(model, tokens), reader_of(model, tokens)
+    lengths = np.array([3, 20, 9, 1, 33, 9, 17]), np.array([3, 26, 9, 5, 33, 10, 17])
+    for length, rows in zip(lengths, (np.arange(7), np.array([1, 3, 5])), strict=True):
+        with torch.no_grad():
+            decoder, model.decoder = model.decoder, None
+            expected = other.read(length, rows)
+            model.decoder = decoder
+            model.prepack()
+            assert model.decoder.ready
+            found = one.read(length, rows)
+        assert float((found - expected).abs().max()) <= TOLERANCE[dtype] * float(expected.abs().max())
+        for row in rows:
+            slots, held = (reader.cache.slot[row] for reader in (one, other)), length[row]
+            a, b = (r.cache.data[:, :, slot, :, :held] for r, slot in zip((one, other), slots, strict=True))
+            assert float((a - b).abs().max()) <= TOLERANCE[dtype] * float(b.abs().max())
+
+
+def test_a_long_text_is_read_layer_by_layer(monkeypatch):
+    if not available(torch.float32):
+        pytest.skip("no product for float32 here")
+    model = LanguageModel(LlamaForCausalLM(LlamaConfig(vocab_size=40, hidden_size=64, num_attention_heads=1,
+                                                       intermediate_size=64, num_hidden_layers=1)))  # fmt: skip
+    model.prepack()
+    calls = []
+    states = Decoder.states
+    monkeypatch.setattr(Decoder, "states", lambda self, x, *rest: calls.append(len(x)) or states(self, x, *rest))
+    tokens = np.ones((2, READ_COLUMNS + 1), np.int64)
+    tokens[1] = 2
+    with torch.no_grad():
+        reader_of(model, tokens).read(np.array([READ_COLUMNS + 1, 4]), np.arange(2))
+        assert not calls
+        reader_of(model, tokens).read(np.array([READ_COLUMNS, 4]), np.arange(2))
+    assert calls == [READ_COLUMNS + 4]
 
 
 @pytest.mark.parametrize("family", DECODED)
@@ -194,7 +266,7 @@ def test_a_layer_that_gives_something_else_is_not_taken(monkeypatch):
     model = language_model("llama")
     layers = list(model.model.model.layers)
     assert decoder_of(layers, model.cache_shape[1:], torch.float32) is not None
-    monkeypatch.setattr("agents.policy.decoder.blocks_of", lambda weight: blocks_of(weight).mul_(1.1))
+    monkeypatch.setattr("agents.policy.decoder.blocks_of", lambda weight: blocks_of(weight * 1.1))
     assert decoder_of(layers, model.cache_shape[1:], torch.float32) is None
 
 
@@ -213,6 +285,27 @@ def test_a_hook_that_comes_later_turns_it_off():
     model.model.model.layers[1].register_forward_hook(lambda _, given, result: result * 2)
     model.prepack()
     assert not model.decoder.ready
+
+
+def test_each_format_is_tried_before_it_is_used(monkeypatch):
+    """A run loads float32 and may train in bfloat16, whose products are others."""
+    if not (available(torch.float32) and available(torch.bfloat16)):
+        pytest.skip("no products for both formats here")
+    model = language_model("llama")
+    model.prepack()
+    assert model.decoder.ready
+    monkeypatch.setattr("agents.policy.decoder.blocks_of", lambda weight: blocks_of(weight * 1.1))
+    for parameter in model.parameters():
+        parameter.data = parameter.data.bfloat16()
+    model.prepack()
+    assert not model.decoder.ready
+
+
+def test_structures_are_as_large_as_in_c():
+    if not available(torch.float32):
+        pytest.skip("no product for float32 here")
+    sizes = library().size_of_layer(), library().size_of_decoder()
+    assert sizes == (ctypes.sizeof(LayerOf), ctypes.sizeof(DecoderOf))
 
 
 def test_layers_in_another_order_than_their_numbers_are_not_taken():

@@ -5,6 +5,7 @@ import torch
 import transformers
 
 from agents.policy import LanguageModel, kernels
+from agents.policy.attention import NextView
 from agents.policy.fused import Layer
 from agents.policy.model import causal_view
 
@@ -27,6 +28,8 @@ OTHERS = {
     "Gemma3TextConfig": {"head_dim": 8},
     "Olmo2Config": {},
     "Olmo3Config": {},
+    "MellumConfig": {"head_dim": 8, **EXPERTS},  # angles of their own for kinds of layers
+    "Glm4MoeConfig": {"head_dim": 8, "partial_rotary_factor": 0.5, "first_k_dense_replace": 4},
     "Qwen3MoeConfig": {"head_dim": 8, **EXPERTS},
     "MixtralConfig": {"num_local_experts": 4},
     "GlmConfig": {"head_dim": 8, "partial_rotary_factor": 0.5},
@@ -47,6 +50,8 @@ def model_of(config: str, changes: dict) -> transformers.PreTrainedModel:
     for name, parameter in model.named_parameters():
         if parameter.dim() > 1:
             parameter.data.normal_(0, 3.0 if "embed" in name else 0.3)
+        else:
+            parameter.data.add_(torch.randn_like(parameter), alpha=0.2)
     return model
 
 
@@ -63,6 +68,23 @@ def test_every_family_loads_and_means_what_it_meant(config, far):
             pytest.skip(f"{config} runs on the slower path, its layers are never replaced")
         found = wrapped.head(wrapped.states(tokens[0], position[0], causal_view(1, 12, tokens.device)))
     torch.testing.assert_close(found, own, rtol=1e-3, atol=1e-3 * float(own.abs().max()))
+
+
+@pytest.mark.filterwarnings("ignore:.*slower path")
+@pytest.mark.parametrize("config", OTHERS)
+def test_every_family_decodes_what_its_layers_give_one_by_one(config):
+    wrapped = LanguageModel(model_of(config, OTHERS[config]))
+    if not wrapped.packed or wrapped.decoder is None:
+        pytest.skip(f"{config} takes its layers one by one")
+    layers, heads, size = wrapped.cache_shape
+    tokens, position = torch.arange(5) * 3, torch.arange(5)
+    caches = [torch.linspace(-9, 9, layers * 10 * heads * 6 * size).sin().view(layers, 2, 5, heads, 6, size)] * 2
+    views = [NextView(cache.clone(), position, position, 6) for cache in caches]
+    with torch.no_grad():
+        expected = wrapped.states(tokens, position, views[0])
+        wrapped.prepack()
+        found = wrapped.states(tokens, position, views[1])
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
 def test_a_large_number_in_the_residual_stream_hides_nothing():

@@ -183,6 +183,13 @@ def test_a_copy_has_weights_of_its_own(duplicate):
     assert torch.equal(model(ids).logits, before)
 
 
+@pytest.mark.parametrize("target", [-1, 9])
+def test_a_target_without_a_logit_is_refused(target):
+    low, high = min(3, target), max(3, target)
+    with pytest.raises(IndexError, match=f"a target must be from 0 to 8, got {low} to {high}"):
+        kernels.score(torch.zeros(2, 9), torch.tensor([3, target]), 1.0)
+
+
 SHOW = "from agents.policy.compiled import library; print(library() is None)"
 
 

@@ -105,6 +105,16 @@ def test_a_merged_model_is_a_plain_one_with_the_same_logits(family):
         torch.testing.assert_close(policy_of(model).evaluate(rollout).logprob, expected, atol=1e-5, rtol=0)
 
 
+def test_a_merged_model_acts_with_what_was_merged():
+    """peft changes the weights in a way that torch does not count: what was laid out for acting is out of date."""
+    model = adapted("llama")
+    prompts = prompts_of((3, 7))
+    expected = write(policy_of(model), prompts)
+    merge(model)
+    assert write(policy_of(model), prompts).completions == expected.completions
+    assert write(policy_of(language_model("llama")), prompts).completions != expected.completions
+
+
 def test_models_that_share_weights_have_adapters_of_their_own():
     model = language_model()
     other = sharing_weights(model)
