@@ -255,9 +255,8 @@ def write_all(curves: Sequence[Curve], options: argparse.Namespace, told_about: 
     write(options.output, results, table(curves, options, told_about))
     by_name = {name: [list(c.points) for c in curves if c.who == who] for who, name in NAMES.items()}
     there = {name: runs for name, runs in by_name.items() if runs}
-    title = f"Held-out accuracy to {target:g}"
-    draw_curves(there, options.output / "curves_seconds.png", x="time/train_seconds", title=title)
-    draw_curves(there, options.output / "curves_tokens.png", x="num_tokens", title=title)
+    draw_curves(there, options.output / "curves_seconds.png", x="time/train_seconds")
+    draw_curves(there, options.output / "curves_tokens.png", x="num_tokens")
 
 
 def table(curves: Sequence[Curve], options: argparse.Namespace, told_about: dict[str, Any]) -> str:
