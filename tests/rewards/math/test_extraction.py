@@ -104,8 +104,16 @@ def test_the_reason_names_what_was_wrong():
 
 @pytest.mark.parametrize(
     "text",
-    ["\\boxed{" * 100_000, "\\boxed{" * 50_000 + "}" * 50_000, "\\boxed{1}" * 50_000, "answer is $" * 50_000]
-    + ["\\[" * 50_000, "$$ 1 " * 50_000, "1," * 100_000, "</think>" * 50_000],
+    [
+        "\\boxed{" * 100_000,
+        "\\boxed{" * 50_000 + "}" * 50_000,
+        "\\boxed{1}" * 50_000,
+        "answer is $" * 50_000,
+        "\\[" * 50_000,
+        "$$ 1 " * 50_000,
+        "1," * 100_000,
+        "</think>" * 50_000,
+    ],
     ids=range(8),
 )
 def test_every_scan_takes_linear_time(text):
