@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import importlib.util
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rewards import worker_process
 from rewards.errors import Failure
-from rewards.math.choices import chosen
-from rewards.math.cleaning import clean, words
-from rewards.math.exact import Number, number, numbers_equal, with_decimal_comma
+from rewards.math.cleaning import clean
 from rewards.math.extraction import ANYWHERE, SEVERAL, SeveralAnswersError, extract
-from rewards.math.pair import Pair
+from rewards.math.pair import Pair, Verdict
+from rewards.math.quick import quick_verdict
+from rewards.math.worker import Alone
 from rewards.types import Sample, Score
 from rewards.workers import Pool
 
 MAX_ANSWER_CHARS = 1000
-MAX_TIMES_KEY, MAX_BEYOND_KEY = 4, 32
-"""An answer may have 4 x the key's characters + 32: a longer one tells a story, or hides a question."""
 MIN_COPIED_CHARS = 3
-Verdict = tuple[bool | None, str]
+BACKENDS = ("own", "math-verify")
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,8 @@ class MathAnswer:
     """Whether `x > 5` may answer for a key of `(5, \\infty)`."""
     key_in_text: bool = False
     """The row's answer is a worked solution; its own answer is found as that of a completion is."""
+    backend: str = "own"
+    """Who judges what is no plain number: we, or the package `math-verify` in the same worker."""
 
     def __post_init__(self) -> None:
         if not self.timeout_seconds > 0:
@@ -69,6 +70,10 @@ class MathAnswer:
             raise ValueError(f"anywhere must be null or one of {', '.join(ANYWHERE)}, got {self.anywhere!r}")
         if self.decimals is not None and self.decimals < 1:
             raise ValueError(f"decimals must be at least 1, got {self.decimals!r}")
+        if self.backend not in BACKENDS:
+            raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {self.backend!r}")
+        if self.backend == "math-verify" and importlib.util.find_spec("math_verify") is None:
+            raise ValueError("backend 'math-verify' needs a package: pip install 'textenv[math-verify]'")
         if any(len(choice) != 1 or not choice.isalpha() for choice in self.choices):
             raise ValueError(f"choices must be letters, got {self.choices!r}")
 
@@ -95,12 +100,13 @@ class MathAnswer:
         for index, (completion, answer, prompt) in enumerate(asked):
             key = self._key(answer)
             text, verdict = self._found(completion)
-            verdict = verdict or self._quick_verdict(key, text)
+            verdict = verdict or quick_verdict(key, text, choices=self.choices, decimals=self.decimals)
             if verdict is None:
                 pairs[index] = Pair(key, text, self.decimals, self.inequalities, _is_copied(text, prompt))
             found.append(text)
             verdicts.append(verdict)
-        for index, verdict in zip(pairs, _judged(list(pairs.values()), self.timeout_seconds), strict=True):
+        judged = _judged(list(pairs.values()), self.timeout_seconds, self.backend)
+        for index, verdict in zip(pairs, judged, strict=True):
             verdicts[index] = verdict
         return [_score(verdict, text) for verdict, text in zip(verdicts, found, strict=True)]
 
@@ -132,63 +138,6 @@ class MathAnswer:
             return text, (False, "the answer is too long")
         return text, None
 
-    def _quick_verdict(self, key: str, text: str) -> Verdict | None:
-        """What needs no algebra: a choice, two plain numbers, the same words, too long. None where it does."""
-        key_clean, key_number = _reading_of_key(key)
-        if self.choices and (letter := words(key_clean)) in self.choices:
-            return _told(chosen(text, self.choices) == letter)
-        text_clean, text_number = _reading(text)
-        if key_number and text_number:
-            return _told(numbers_equal(key_number, text_number, self.decimals))
-        if _same_words(key_clean, text_clean):
-            return _told(True)
-        key_number, text_number = _with_comma(key_clean, key_number, text_clean, text_number)
-        if key_number and text_number:
-            return _told(numbers_equal(key_number, text_number, self.decimals))
-        if len(text_clean) > MAX_TIMES_KEY * len(key_clean) + MAX_BEYOND_KEY:
-            return False, f"longer than {MAX_TIMES_KEY} x the key + {MAX_BEYOND_KEY} characters"
-        return None
-
-
-def _told(equal: bool) -> Verdict:
-    return (True, "equal") if equal else (False, "different")
-
-
-def _reading(text: str) -> tuple[str, Number | None]:
-    """A text cleaned, and the plain number that it is."""
-    found = number(text)
-    if found:
-        return text, found
-    cleaned = clean(text)
-    return cleaned, number(cleaned)
-
-
-@functools.lru_cache(maxsize=4096)
-def _reading_of_key(text: str) -> tuple[str, Number | None]:
-    """The samples of a group share their key."""
-    return _reading(text)
-
-
-def _with_comma(
-    key: str, key_number: Number | None, text: str, text_number: Number | None
-) -> tuple[Number | None, Number | None]:
-    """`2,74` is a number where the other side is one with a decimal point."""
-    if key_number and key_number.decimals is not None:
-        return key_number, with_decimal_comma(text)
-    if text_number and text_number.decimals is not None:
-        return with_decimal_comma(key), text_number
-    return None, None
-
-
-def _same_words(key: str, text: str) -> bool:
-    """The same text, in any case from three letters on: `X` and `x` may be different unknowns."""
-    if key == text:
-        return True
-    key, text = words(key), words(text)
-    if not key.replace(" ", "").isalpha():
-        return False
-    return key == text or (key.lower() == text.lower() and (len(key) > 2 or key.lower() == "no"))
-
 
 def _is_copied(text: str, prompt: str) -> bool:
     """Whether the answer stands in the prompt as it is."""
@@ -206,21 +155,28 @@ def _score(verdict: Verdict | None, text: str) -> Score | Failure:
     return Score(float(right), info={"reason": reason, "extracted": text[:200]})
 
 
+def _judge(backend: str) -> Callable[[Pair], Verdict]:
+    """Who judges; sympy is imported only here."""
+    if backend == "own":
+        from rewards.math.equivalence import judge
+
+        return judge
+    from rewards.math.math_verify import judge_with_math_verify
+
+    return judge_with_math_verify
+
+
 @functools.cache
-def _pool() -> Pool:
-    from rewards.math.worker import judge_alone
-
-    return Pool({"math": judge_alone})
+def _pool(backend: str) -> Pool:
+    return Pool({"math": Alone(_judge(backend))})
 
 
-def _judged(pairs: Sequence[Pair], timeout_seconds: float) -> list[Verdict]:
+def _judged(pairs: Sequence[Pair], timeout_seconds: float, backend: str) -> list[Verdict]:
     if not pairs:
         return []
     if worker_process.inside_worker:
-        from rewards.math.equivalence import judge
-
-        return [judge(pair) for pair in pairs]
-    answers = _pool().run("math", pairs, timeout_seconds=timeout_seconds)
+        return [_judge(backend)(pair) for pair in pairs]
+    answers = _pool(backend).run("math", pairs, timeout_seconds=timeout_seconds)
     return [_verdict_of(answer) for answer in answers]
 
 

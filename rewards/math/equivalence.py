@@ -20,13 +20,11 @@ from rewards.math.cleaning import clean, words
 from rewards.math.exact import Number, close, numbers_equal
 from rewards.math.finished import function_classes, is_closed_form
 from rewards.math.numeric import as_fraction, constant_ratio, digits_needed, is_real, near, same_function, value_at
-from rewards.math.pair import Pair
+from rewards.math.pair import Pair, Verdict
 from rewards.math.tokens import ParseError, UnfinishedError
 from rewards.math.tree import Answer
 
 _WORDS = re.compile(r"[a-zA-Z][a-zA-Z ,.'()-]*")
-Verdict = tuple[bool | None, str]
-"""Right or wrong, None where the key says nothing that can be judged, and the reason."""
 
 
 def judge(pair: Pair) -> Verdict:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+Verdict = tuple[bool | None, str]
+"""Right or wrong, None where the key says nothing that can be judged, and the reason."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pair:

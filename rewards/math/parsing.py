@@ -7,33 +7,16 @@ Nodes are built with `evaluate=False` under budgets of depth, size and magnitude
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Any
 
 import sympy
 from sympy import Add, Expr, Integer, Mul, Pow, Rational, Symbol
 
 from rewards.math.budgets import MAX_DEPTH, MAX_TOKENS, binomial, factorial, literal, power
+from rewards.math.functions import CONSTANTS, GREEK, INVERSES, ROUNDED, UNARY
 from rewards.math.tokens import FUNCTIONS, ParseError, Token, UnfinishedError
 
 END = Token("end", "")
 
-_UNARY: dict[str, Callable[..., Any]] = {
-    "sin": sympy.sin, "cos": sympy.cos, "tan": sympy.tan, "cot": sympy.cot, "sec": sympy.sec, "csc": sympy.csc,
-    "arcsin": sympy.asin, "arccos": sympy.acos, "arctan": sympy.atan, "arccot": sympy.acot, "sinh": sympy.sinh,
-    "cosh": sympy.cosh, "tanh": sympy.tanh, "arcsinh": sympy.asinh, "arccosh": sympy.acosh, "arctanh": sympy.atanh,
-    "ln": sympy.log, "log": sympy.log, "lg": sympy.log, "abs": sympy.Abs,
-}  # fmt: skip
-_INVERSES = {"sin": sympy.asin, "cos": sympy.acos, "tan": sympy.atan, "cot": sympy.acot}
-_ROUNDED = {"lfloor": ("rfloor", sympy.floor), "lceil": ("rceil", sympy.ceiling)}
-_CONSTANTS = {"pi": sympy.pi, "infty": sympy.oo}
-_GREEK = frozenset(
-    {
-        "alpha", "beta", "gamma", "delta", "epsilon", "varepsilon", "zeta", "eta", "theta", "iota", "kappa",
-        "lambda", "mu", "nu", "xi", "rho", "sigma", "tau", "upsilon", "phi", "chi", "psi", "omega", "Gamma",
-        "Delta", "Theta", "Lambda", "Xi", "Sigma", "Phi", "Psi", "Omega", "ell",
-    }
-)  # fmt: skip
 _ADD = ("+", "-")
 _CLOSING = {"(": ")", "[": "]", "{": "}", "|": "|"}
 _DERIVATIVE = re.compile(r"\{?d(?:\^\{?\d+\}?)?[a-zA-Z]?\}?\{?d[a-zA-Z]")
@@ -131,8 +114,8 @@ class FormulaParser:
     def _starts_factor(self) -> bool:
         token = self.next
         if token.kind == "command":
-            known = token.text in FUNCTIONS or token.text in _CONSTANTS or token.text in _ROUNDED
-            return known or token.text == "frac" or token.text in _GREEK
+            known = token.text in FUNCTIONS or token.text in CONSTANTS or token.text in ROUNDED
+            return known or token.text == "frac" or token.text in GREEK
         if token.kind in ("number", "repeating", "letter", "roman"):
             return True
         return self.is_next("(", "{") or (self.is_next("|") and not self.open_bars)
@@ -229,8 +212,8 @@ class FormulaParser:
         return "".join(parts)
 
     def _command(self, name: str) -> Expr:
-        if name in _CONSTANTS:
-            return _CONSTANTS[name]
+        if name in CONSTANTS:
+            return CONSTANTS[name]
         if name == "frac":
             return self._fraction()
         if name == "binom":
@@ -239,14 +222,14 @@ class FormulaParser:
             return self._root()
         if name == "exp":
             return power(sympy.E, self._function_argument())
-        if name in _UNARY:
+        if name in UNARY:
             return self._function(name)
-        if name in _ROUNDED:
-            closing, function = _ROUNDED[name]
+        if name in ROUNDED:
+            closing, function = ROUNDED[name]
             inside = self.sum()
             self.expect(closing, "command")
             return function(inside, evaluate=False)
-        if name in _GREEK:
+        if name in GREEK:
             return self._symbol(name)
         raise ParseError(f"{name!r} is not known")
 
@@ -272,15 +255,15 @@ class FormulaParser:
         return power(self._argument(), Pow(index, Integer(-1), evaluate=False))
 
     def _function(self, name: str) -> Expr:
-        function, exponent, base = _UNARY[name], None, Integer(10) if name == "lg" else None
+        function, exponent, base = UNARY[name], None, Integer(10) if name == "lg" else None
         if name == "log" and self.is_next("_"):
             self.take()
             base = self._argument()
         if self.is_next("^"):
             self.take()
             exponent = self._exponent() if self.is_next("-") else self._argument()
-        if exponent == Integer(-1) and name in _INVERSES:
-            function, exponent = _INVERSES[name], None
+        if exponent == Integer(-1) and name in INVERSES:
+            function, exponent = INVERSES[name], None
         value = function(self._function_argument(), evaluate=False)
         if base is not None:
             value = Mul(value, Pow(sympy.log(base, evaluate=False), Integer(-1), evaluate=False), evaluate=False)

@@ -1,20 +1,26 @@
-"""The comparison in a process of its own: what outgrows its memory fails alone, and the parent keeps the time."""
+"""A comparison in a process of its own: what outgrows its memory fails alone, and the parent keeps the time."""
 
 from __future__ import annotations
 
 import functools
 import resource
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from rewards.math.equivalence import Verdict, judge
-from rewards.math.pair import Pair
+from rewards.math.pair import Pair, Verdict
 
 MAX_MEMORY_BYTES = 2 << 30
 
 
-def judge_alone(pair: Pair) -> Verdict:
-    """As `judge`, with at most 2 GiB of address space from the first call on."""
-    _limit_memory()
-    return judge(pair)
+@dataclass(frozen=True)
+class Alone:
+    """A judge whose process may have at most 2 GiB of address space from its first call on."""
+
+    judge: Callable[[Pair], Verdict]
+
+    def __call__(self, pair: Pair) -> Verdict:
+        _limit_memory()
+        return self.judge(pair)
 
 
 @functools.cache
