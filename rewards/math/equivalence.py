@@ -198,7 +198,7 @@ def _same_constant(key: Answer, answer: Answer, pair: Pair) -> bool:
 def _refuse_unfinished(key: Answer, answer: Answer) -> None:
     if answer.is_written_out:
         return
-    if key.is_written_out:
+    if key.is_written_out and key.mark != "\u00b0":  # 90 degrees are pi/2 just as well
         raise UnfinishedError("the key is a plain number, and this is not written out as one")
     extra = function_classes(answer.expression) - function_classes(key.expression)
     if extra:

@@ -15,6 +15,7 @@ from rewards.math.tokens import ParseError, Token
 from rewards.math.tree import Answer
 
 _MARKS = ("%", "\u00b0")
+_FUNCTION_NAMES = ("f", "g", "h", "F", "G", "P", "E", "'")
 _NAME_SIGNS = ("_", "{", "}", "(", ")", ",", "|", ":", "'")
 
 
@@ -65,8 +66,11 @@ def infinity(sign: int) -> Answer:
 
 def is_name(tokens: Sequence[Token]) -> bool:
     r"""Whether this names something (`x`, `f(x)`, `x_1`, `(p,q)`, `\frac{NO}{BO}`, `Area`) rather than computing it."""
-    previous = Token("", "")
+    previous, calls = Token("", ""), 0
     for token in tokens:
+        if calls or (token.text == "(" and previous.text in _FUNCTION_NAMES):
+            calls += (token.text == "(") - (token.text == ")")  # whatever f is taken of
+            continue
         if token.kind in ("number", "repeating", "scale", "begin", "end") and previous.text not in ("_", "{"):
             return False
         if token.kind == "sign" and token.text not in _NAME_SIGNS:
