@@ -67,7 +67,7 @@ def _is_listing(tokens: list[Token]) -> bool:
 def _item(tokens: list[Token]) -> Answer:
     exact, approximations = split(tokens, command("approx"))
     if approximations:
-        return _item(exact[1] if is_name(exact[0]) else exact[0])
+        return _item(exact[1] if is_name(exact[0]) or not exact[0] else exact[0])
     sides, found = split(tokens, signs(*RELATIONS))
     if found:
         return relation(sides, found, _list)

@@ -39,6 +39,8 @@ def _equation(sides: Sequence[Tokens], read: Callable[[Tokens], Answer]) -> Answ
     first, last = sides[0], sides[-1]
     if len(sides) == 2 and is_name(last) and not is_name(first):
         first, last = last, first
+    if not first:
+        return read(last)
     if is_name(first):
         answer = read(last)
         return replace(answer, name=name_of(first), named=named(first))

@@ -17,8 +17,11 @@ _LETTERS = frozenset("mgshlLNJWVAKCF")
 """Letters that are a unit in roman type behind a value: `5\\text{ m}`."""
 _NO_UNITS = frozenset(
     {"or", "and", "not", "nor", "but", "if", "then", "else", "maybe", "is", "are", "was", "be", "where", "when", "for"}
-    | {"either", "both", "no", "yes"}
+    | {"either", "both", "no", "yes", "plus", "minus", "times", "over", "divided", "choose", "squared", "cubed"}
+    | {"factorial", "half", "halve", "third", "fourth", "quarter", "fifth", "sixth", "seventh", "eighth", "ninth"}
+    | {"tenth", "hundredth", "thousandth", "millionth", "score", "gross", "pair", "root"}
 )
+"""Words behind a number that make it another number, or another answer of it."""
 _UNIT = re.compile(r"U(?:\^-?N)?(?:[/*.]?U(?:\^-?N)?){0,3}")
 
 
@@ -46,12 +49,17 @@ def _is_unit_letter(token: Token) -> bool:
 def _class(token: Token) -> str:
     if token.kind == "unit":
         words = token.text.split()
-        if len(words) > 4 or any(word.lower() in _NO_UNITS or any(c.isdigit() for c in word) for word in words):
+        if len(words) > 4 or any(_is_no_unit(word) for word in words):
             return "?"
         return "U"
     if token.kind == "number":
         return "N"
     return "U" if token.kind == "roman" else token.text
+
+
+def _is_no_unit(word: str) -> bool:
+    lowered = word.lower().strip(".,;:!?")
+    return lowered in _NO_UNITS or lowered.removesuffix("s") in _NO_UNITS or not lowered.replace("/", "").isalpha()
 
 
 def _spelled(text: str) -> str:
