@@ -22,6 +22,7 @@ _NO_UNITS = frozenset(
     | {"tenth", "hundredth", "thousandth", "millionth", "score", "gross", "pair", "root"}
 )
 """Words behind a number that make it another number, or another answer of it."""
+_POWERS = re.compile(r"/|\^-?\d")
 _UNIT = re.compile(r"U(?:\^-?N)?(?:[/*.]?U(?:\^-?N)?){0,3}")
 
 
@@ -59,7 +60,7 @@ def _class(token: Token) -> str:
 
 def _is_no_unit(word: str) -> bool:
     lowered = word.lower().strip(".,;:!?")
-    return lowered in _NO_UNITS or lowered.removesuffix("s") in _NO_UNITS or not lowered.replace("/", "").isalpha()
+    return lowered in _NO_UNITS or lowered.removesuffix("s") in _NO_UNITS or not _POWERS.sub("", lowered).isalpha()
 
 
 def _spelled(text: str) -> str:

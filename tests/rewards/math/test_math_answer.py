@@ -67,6 +67,8 @@ EQUAL = [
     (r"5\text{ cm}", "5"),
     (r"5 \text{ centimeters}", r"5\text{ cm}"),
     (r"15 \text{ square centimeters}", r"15\mbox{ cm}^2"),
+    (r"15 \text{ cm^2}", r"15\text{ cm}^2"),
+    (r"3 \text{ m/s}", r"3\ \mathrm{m}/\mathrm{s}"),
     ("125 miles", r"125\text{ mi}"),
     ("5 m\u00b2", r"5\text{ m}^2"),
     ("2(x+1)", "2x+2"),
