@@ -23,7 +23,9 @@ _NO_UNITS = frozenset(
 )
 """Words behind a number that make it another number, or another answer of it."""
 _POWERS = re.compile(r"/|\^-?\d")
-_UNIT = re.compile(r"U(?:\^-?N)?(?:[/*.]?U(?:\^-?N)?){0,3}")
+_ONE = r"[UR](?:\^\{?-?N\}?)?"
+_UNIT = re.compile(rf"{_ONE}(?:[/*]?{_ONE}){{0,3}}$")
+_OPERATORS = ("+", "-", "*", "/", "=", "(", "^", "_")
 
 
 def split_unit(tokens: list[Token]) -> tuple[list[Token], str]:
@@ -32,30 +34,25 @@ def split_unit(tokens: list[Token]) -> tuple[list[Token], str]:
     >>> split_unit([Token("number", "5"), Token("unit", "meters")])
     ([Token(kind='number', text='5')], 'm')
     """
-    start = next((index for index, token in enumerate(tokens) if token.kind == "unit"), len(tokens))
-    while start > 1 and _is_unit_letter(tokens[start - 1]) and tokens[start - 2].text not in ("+", "-", "*", "=", "("):
-        start -= 1
-    unit = [token for token in tokens[start:] if token.text not in ("{", "}")]
-    if not unit:
-        return tokens, ""
-    if start == 0 or not _UNIT.fullmatch("".join(map(_class, unit))):
+    classes = "".join(map(_class, tokens))
+    match = _UNIT.search(classes, 1)
+    start = match.start() if match and tokens[match.start() - 1].text not in _OPERATORS else len(tokens)
+    if "?" in classes or "U" in classes[:start]:
         raise ParseError("words are not a formula")
+    unit = [token for token in tokens[start:] if token.text not in ("{", "}")]
     return tokens[:start], _spelled("".join(f" {t.text}" if t.kind in ("unit", "roman") else t.text for t in unit))
 
 
-def _is_unit_letter(token: Token) -> bool:
-    return token.kind == "roman" and token.text in _LETTERS
-
-
 def _class(token: Token) -> str:
+    """One letter a token: U for a unit, ? for words that are none, R for a letter that may be one."""
     if token.kind == "unit":
         words = token.text.split()
-        if len(words) > 4 or any(_is_no_unit(word) for word in words):
-            return "?"
-        return "U"
+        return "?" if len(words) > 4 or any(_is_no_unit(word) for word in words) else "U"
+    if token.kind == "roman":
+        return "R" if token.text in _LETTERS else "x"
     if token.kind == "number":
         return "N"
-    return "U" if token.kind == "roman" else token.text
+    return token.text if len(token.text) == 1 else "x"
 
 
 def _is_no_unit(word: str) -> bool:

@@ -70,7 +70,7 @@ EQUAL = [
     (r"15 \text{ cm^2}", r"15\text{ cm}^2"),
     (r"3 \text{ m/s}", r"3\ \mathrm{m}/\mathrm{s}"),
     ("125 miles", r"125\text{ mi}"),
-    ("5 m\u00b2", r"5\text{ m}^2"),
+    ("5\\text{ m}\u00b2", r"5\text{ m}^2"),
     ("2(x+1)", "2x+2"),
     (r"\tan^2(y)+1", r"\sec^2(y)"),
     (r"\cos 2x", r"1-2\sin^2 x"),
