@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from fractions import Fraction
 
 import mpmath
@@ -22,7 +22,7 @@ from rewards.math.tokens import ParseError
 DIGITS = 30
 MAX_DIGITS = 3000
 MIN_AGREED = 2
-_SIZES = ((0.3, 3.0), (5.0, 50.0), (100.0, 9999.0))
+_SMALL, _MIDDLE, _LARGE = (0.3, 3.0), (5.0, 50.0), (100.0, 9999.0)
 _DENOMINATOR = 1009
 _MAX_EXPONENT_BITS = 20_000
 Value = tuple[mpmath.mpf, mpmath.mpf]
@@ -123,16 +123,25 @@ def constant_ratio(key: Expr, answer: Expr, seed: str) -> mpmath.mpf | None:
 def _values(key: Expr, answer: Expr, digits: int, seed: str) -> Iterator[tuple[Value, Value]]:
     """The two values at each point where both have one."""
     symbols = key.free_symbols | answer.free_symbols
-    fastest = max(growth(key), growth(answer))
-    sizes = _SIZES[: 3 if fastest <= 1 else 2 if fastest <= 2 else 1]
+    sizes = _sizes(max(growth(key), growth(answer)), digits)
     for point in _points(symbols, sizes, random.Random(seed)):
         at_key, at_answer = value_at(key, digits, point), value_at(answer, digits, point)
         if at_key is not None and at_answer is not None:
             yield at_key, at_answer
 
 
+def _sizes(fastest: float, digits: int) -> list[tuple[float, float]]:
+    """Unknowns grow as far as the fastest power allows; without one, beyond every number written: `|x - 10^6|`."""
+    if fastest > 2:
+        return [_SMALL]
+    if fastest > 1:
+        return [_SMALL, _MIDDLE]
+    beyond = 10 ** (digits - DIGITS + 1)
+    return [_SMALL, _MIDDLE, _LARGE if fastest else (beyond, 10 * beyond)]
+
+
 def _points(
-    symbols: Set[Symbol], sizes: tuple[tuple[float, float], ...], generator: random.Random
+    symbols: Set[Symbol], sizes: Sequence[tuple[float, float]], generator: random.Random
 ) -> Iterator[dict[Symbol, Rational]]:
     """Two points of each size: one with all unknowns positive, one with a negative one among them."""
     ordered = sorted(symbols, key=str)

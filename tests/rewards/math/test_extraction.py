@@ -35,7 +35,7 @@ def value(completion, answer=2, **settings):
         ("<answer>2</answer>", {"tag": "answer"}, "2"),
         (r"<answer>it is \boxed{2}</answer> \boxed{3}", {"tag": "answer"}, "2"),
         ("so it is 2", {}, None),
-        ("it is $3$ or rather $2$, so 7 is out", {"anywhere": "formula"}, "2"),
+        ("it is $3$. No, $2$, so 7 is out", {"anywhere": "formula"}, "2"),
         ("it is $3$, and $2$", {"anywhere": "formula"}, "3, 2"),
         ("it is $3$, so 7 is it", {"anywhere": "both"}, "7"),
         ("it grows by 20 percent", {"anywhere": "number"}, "20%"),

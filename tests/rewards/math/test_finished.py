@@ -20,7 +20,7 @@ def check(answer, key, **settings):
         (r"\lim_{x\to 0} x", 0),
         (r"\lim_{x \to 0} \frac{\sin x}{x}", 1),
         (r"\det A", 2),
-        (r"\begin{vmatrix}1 & 0\\0 & 2\end{vmatrix}", 2),
+        (r"\begin{vmatrix}1 & 0\\0 & 2\end{vmatrix}", "2.000000"),
         (r"\frac{d}{dx} x^2", "2x"),
         (r"\frac{d}{dx}", r"\frac{1}{x}"),
         (r"\frac{\mathrm{d}y}{\mathrm{d}x}", r"\frac{y}{x}"),
