@@ -216,6 +216,8 @@ def _as_number(answer: Answer, value: sympy.Float) -> Number | None:
 
 def _same_relation(key: Answer, answer: Answer, pair: Pair) -> bool:
     """Equal up to a factor, which must be positive for an order."""
+    assert key.expression is not None
+    assert answer.expression is not None
     if key.detail != answer.detail or key.expression.free_symbols != answer.expression.free_symbols:
         return False
     ratio = constant_ratio(key.expression, answer.expression, f"{pair.key}\n{pair.answer}")

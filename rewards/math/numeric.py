@@ -47,7 +47,7 @@ def _size(node: Expr) -> float:
     if isinstance(node, sympy.factorial | sympy.binomial):
         size = max(abs(approximate(argument)) for argument in node.args)
         return size * math.log10(size + 1)
-    if isinstance(node, sympy.Function):
+    if isinstance(node, sympy.sinh | sympy.cosh | sympy.tanh):
         return max(abs(approximate(argument)) for argument in node.args)
     return 0.0
 

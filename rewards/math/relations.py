@@ -53,12 +53,10 @@ def _equation(sides: Sequence[Tokens], read: Callable[[Tokens], Answer]) -> Answ
 
 
 def _single(sides: Sequence[Tokens], sign: str) -> Answer:
-    left, right = (formula(side) for side in sides)
+    (left, right), ray = map(formula, sides), _ray(sides[0], sides[1], sign)
     if sign in (">", ">="):
-        return Answer(
-            "relation", detail=_FLIPPED[sign], expression=_difference(right, left), interval=_ray(*sides, sign)
-        )
-    return Answer("relation", detail=sign, expression=_difference(left, right), interval=_ray(*sides, sign))
+        return Answer("relation", detail=_FLIPPED[sign], expression=_difference(right, left), interval=ray)
+    return Answer("relation", detail=sign, expression=_difference(left, right), interval=ray)
 
 
 def _difference(left: object, right: object) -> Add:

@@ -16,7 +16,7 @@ WAVES = [sympy.Integer(1), sympy.sin(X), sympy.cos(X), sympy.sin(2 * X), sympy.c
 coefficients = st.lists(st.integers(-9, 9), min_size=8, max_size=8)
 six = st.lists(st.integers(-9, 9), min_size=6, max_size=6)
 changes = st.integers(-9, 9).filter(bool)
-PROFILE = settings(deadline=None, max_examples=60)
+PROFILE = settings(deadline=None, max_examples=40)
 
 
 def combination(numbers, parts):
