@@ -2,6 +2,8 @@ import importlib.util
 
 import pytest
 
+from rewards import Sample
+from rewards.errors import Failure
 from rewards.math import MathAnswer
 
 INSTALLED = importlib.util.find_spec("math_verify") is not None
@@ -38,7 +40,6 @@ def test_math_verify_judges_in_our_worker(answer, key):
         ("2+2", "4"),
         (r"\sum_{k=1}^{10}k", "55"),
         (r"\int_0^1 x dx", "1/2"),
-        (r"\frac{1}{\mathrm{e}^2}", r"\frac{1}{\mathrm{e}}"),
         (r"\sqrt{13}", r"2\sqrt{3}"),
         ("9**9**9**9", r"2\sqrt{3}"),
     ],
@@ -46,3 +47,11 @@ def test_math_verify_judges_in_our_worker(answer, key):
 def test_what_is_unfinished_wrong_or_hostile_is_refused(answer, key):
     assert value(answer, key, timeout_seconds=1.0) == 0.0
     assert value(r"\sqrt{12}", r"2\sqrt{3}") == 1.0
+
+
+@needs_package
+def test_a_key_that_math_verify_cuts_to_a_stump_is_a_failure_and_not_a_match():
+    sample = Sample("", r"\boxed{\frac{1}{\mathrm{e}^2}}", row={"answer": r"\frac{1}{\mathrm{e}}"})
+    (score,) = MathAnswer(backend="math-verify").score_batch([sample])
+    assert isinstance(score, Failure)
+    assert "was not understood" in score.reason
