@@ -160,6 +160,7 @@ def _same_value(key: Answer, answer: Answer, pair: Pair) -> bool:
     if key.number and answer.number:
         return numbers_equal(key.number, answer.number, pair.decimals)
     if key.expression == answer.expression:
+        _refuse_unfinished(key, answer)
         return True
     readings: list[tuple[Expr, Expr]] = [(key.expression, answer.expression)]
     if key.mark != answer.mark:  # 90 degrees are meant by a plain 90, as 50 percent are by a 50

@@ -124,7 +124,10 @@ def _values(key: Expr, answer: Expr, digits: int, seed: str) -> Iterator[tuple[V
     """The two values at each point where both have one."""
     symbols = key.free_symbols | answer.free_symbols
     sizes = _sizes(max(growth(key), growth(answer)), digits)
-    for point in _points(symbols, sizes, random.Random(seed)):
+    points = [*_points(symbols, sizes, random.Random(seed))]
+    if key.has(sympy.floor, sympy.ceiling) or answer.has(sympy.floor, sympy.ceiling):  # they differ at integers alone
+        points += [{symbol: sympy.Integer(int(number)) for symbol, number in point.items()} for point in points]
+    for point in points:
         at_key, at_answer = value_at(key, digits, point), value_at(answer, digits, point)
         if at_key is not None and at_answer is not None:
             yield at_key, at_answer

@@ -43,6 +43,7 @@ def test_an_operator_that_is_still_to_be_worked_out_is_no_answer(answer, key):
         ("2(2)", 4),
         ("2^2", 4),
         ("5-1", 4),
+        ("-(-4)", 4),
         (r"\sqrt{16}", 4),
         ("4!", 24),
         (r"\binom{5}{2}", 10),
