@@ -54,13 +54,16 @@ def main() -> None:
     rewards = [reward(case["options"]) for case in settings["cases"]]
     for case in settings["warm_up"]:
         verdict(reward(case["options"]), case)
-    verdicts, seconds = [], []
+    verdicts, seconds, cpu_seconds = [], [], []
     for fn, case in zip(rewards, settings["cases"], strict=True):
-        started = time.perf_counter()
+        started, cpu_started = time.perf_counter(), time.process_time()
         verdicts.append(verdict(fn, case))
         seconds.append(time.perf_counter() - started)
+        cpu_seconds.append(time.process_time() - cpu_started)
     plain = {name: microseconds(text, key) for name, (text, key) in PLAIN.items()}
-    print(json.dumps({"verdicts": verdicts, "seconds": seconds, "plain_microseconds": plain}))
+    print(
+        json.dumps({"verdicts": verdicts, "seconds": seconds, "cpu_seconds": cpu_seconds, "plain_microseconds": plain})
+    )
 
 
 if __name__ == "__main__":

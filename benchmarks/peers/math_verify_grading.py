@@ -37,12 +37,13 @@ def main() -> None:
     settings = json.loads(Path(json.loads(sys.argv[1])["settings"]).read_text())
     for case in settings["warm_up"]:
         verdict(case)
-    verdicts, seconds = [], []
+    verdicts, seconds, cpu_seconds = [], [], []
     for case in settings["cases"]:
-        started = time.perf_counter()
+        started, cpu_started = time.perf_counter(), time.process_time()
         verdicts.append(bool(verdict(case)))
         seconds.append(time.perf_counter() - started)
-    print(json.dumps({"verdicts": verdicts, "seconds": seconds}))
+        cpu_seconds.append(time.process_time() - cpu_started)
+    print(json.dumps({"verdicts": verdicts, "seconds": seconds, "cpu_seconds": cpu_seconds}))
 
 
 if __name__ == "__main__":
