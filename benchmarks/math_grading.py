@@ -51,7 +51,7 @@ def load_cases() -> list[dict[str, Any]]:
 def measure(cases: Sequence[Mapping[str, Any]], rounds: int) -> dict[str, list[dict[str, Any]] | str]:
     """What each says and takes, by round; a string says why it is absent."""
     warm_up = [{"gold": gold, "pred": pred, "source": "warm-up", "options": OPTIONS} for gold, pred in WARM_UP]
-    workers = {
+    workers: dict[str, tuple[Worker, dict[str, Any]]] = {
         "ours": (Worker(OWN, script("math_ours")), {"inline": False}),
         "ours_inline": (Worker(OWN, script("math_ours")), {"inline": True}),
         "math_verify": (Worker("math_verify", script("math_verify_grading")), {"warm_up": list(cases)}),
@@ -131,12 +131,12 @@ def table(summaries: Mapping[str, Mapping[str, Any]], absent: Mapping[str, str],
             "Math-Verify's own 269 test cases but the one with a wrong label, each with the options of its test. "
             "Math-Verify has read every case once before; ours has not.",
             "",
-            "| | as labelled | false positives | median, ms | 90th percentile, ms | mean, ms | median of processor time, ms |",
+            "| | as labelled | false positives | median, ms | 90th percentile, ms | mean, ms | median CPU, ms |",
             "|---|---|---|---|---|---|---|",
             *rows,
             *[f"| {NAMES[name]} | absent: {reason} | | | | | |" for name, reason in absent.items()],
             "",
-            f"A plain number, in microseconds: {plain}.",
+            f"A plain number, in microseconds of processor time: {plain}.",
             "",
             f"Cases we do not judge as labelled: {', '.join(summaries['ours']['wrong'])}.",
             "",

@@ -1,7 +1,7 @@
 """Whether two answers are the same: by structure, as written numbers, and by value at enough digits.
 
-Runs where it can be killed, though nothing here is unbounded: a bound on the cost is not yet a bound on the time. A
-doubt is a no: a false yes teaches the policy nonsense, a false no only costs it a sample.
+Runs where it can be killed: the budgets keep what is written small, not what a sine of an exponential takes to compute.
+A doubt is a no: a false yes teaches the policy nonsense, a false no only costs it a sample.
 """
 
 from __future__ import annotations

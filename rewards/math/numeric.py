@@ -1,6 +1,6 @@
 """Equality of expressions by value: at enough digits to see the smallest part written, and at random points.
 
-No algebra is done, so the cost is bounded by the budgets of the parser. A plain tolerance would call `2^{-99}` and
+No algebra is done: what `simplify` would take nobody knows. A plain tolerance would call `2^{-99}` and
 `2^{-98}` the same, and `x` and `x + 10^{-40}`: here the digits grow with what the texts can hide. Functions are
 compared at points of three sizes and both signs, drawn anew for each pair, and must agree wherever both are real.
 """

@@ -20,21 +20,28 @@ def test_right_cases_false_positives_and_percentiles_are_counted():
         {"verdicts": [True, True, False, None], "seconds": [0.003, 0.002, 0.005, 0.030]},
         {"verdicts": [True, True, False, None], "seconds": [0.002, 0.002, 0.004, 0.020]},
     ]
+    rounds = [{**one, "cpu_seconds": [second / 2 for second in one["seconds"]]} for one in rounds]
     found = math_grading.summary(CASES, rounds)
     assert (found["right"], found["cases"]) == (2, 4)
     assert (found["false_positives"], found["wrong"]) == (["b"], ["b", "d"])
     assert found["median_ms"] == pytest.approx(3.0)  # of 2, 2, 4 and 20
     assert found["p90_ms"] == pytest.approx(20.0)
     assert found["mean_ms"] == pytest.approx(7.0)
+    assert found["median_cpu_ms"] == pytest.approx(1.5)
 
 
 def test_ratios_are_our_speed_over_theirs_and_none_where_it_is_absent():
     ours = {"median_ms": 0.5, "p90_ms": 2.0}
-    theirs = {"median_ms": 2.0, "p90_ms": 30.0}
-    found = math_grading.ratios(
-        {"ours": ours, "ours_inline": {"median_ms": 0.25, "p90_ms": 1.5}, "math_verify": theirs}
-    )
-    assert found == {"ours/median": 4.0, "ours/p90": 15.0, "ours_inline/median": 8.0, "ours_inline/p90": 20.0}
+    inline = {"median_ms": 0.25, "p90_ms": 1.5, "median_cpu_ms": 0.2}
+    theirs = {"median_ms": 2.0, "p90_ms": 30.0, "median_cpu_ms": 1.0}
+    found = math_grading.ratios({"ours": ours, "ours_inline": inline, "math_verify": theirs})
+    assert found == {
+        "ours/median": 4.0,
+        "ours/p90": 15.0,
+        "ours_inline/median": 8.0,
+        "ours_inline/p90": 20.0,
+        "ours_inline/median_cpu": 5.0,
+    }
     assert math_grading.ratios({"ours": ours}) == {}
 
 
