@@ -2,9 +2,9 @@
 
 A peer is a file of requirements, `benchmarks/peers/<name>.txt`, and scripts that import nothing of ours, since their
 environment does not have us. A line `# without: a b` in the file names packages to remove behind the installation: what
-a peer asks for and does not need, and what would not load. A worker is given its settings as one JSON argument and
-prints one JSON object as its last line. What cannot be installed or run here is absent from a table with the reason,
-never a number.
+a peer asks for and does not need, and what would not load; `# no torch` leaves torch out, which others get first. A
+worker is given its settings as one JSON argument and prints one JSON object as its last line. What cannot be installed
+or run here is absent from a table with the reason, never a number.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def python_of(peer: str, say: Say = print) -> Path:
     pip = [str(python), "-m", "pip", "--quiet", "--disable-pip-version-check"]
     steps = [
         [sys.executable, "-m", "venv", str(folder)],
-        [*pip, "install", "torch==2.13.0"],
+        *([] if "# no torch" in wanted.read_text() else [[*pip, "install", "torch==2.13.0"]]),
         [*pip, "install", "-r", str(wanted)],
     ]
     if unwanted := without(wanted.read_text()):

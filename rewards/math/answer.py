@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import importlib.util
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rewards import worker_process
 from rewards.errors import Failure
-from rewards.math.cleaning import clean, words
-from rewards.math.exact import number, numbers_equal
-from rewards.math.extraction import extract
+from rewards.math.cleaning import clean
+from rewards.math.extraction import ANYWHERE, SEVERAL, SeveralAnswersError, extract
+from rewards.math.pair import Pair, Verdict
+from rewards.math.quick import quick_verdict
+from rewards.math.worker import Alone
 from rewards.types import Sample, Score
 from rewards.workers import Pool
 
 MAX_ANSWER_CHARS = 1000
-Pair = tuple[str, str]
+MIN_COPIED_CHARS = 3
+BACKENDS = ("own", "math-verify")
 
 
 @dataclass(frozen=True)
 class MathAnswer:
     r"""1.0 when the completion's answer equals the key, else 0.0 with a reason; never evaluates text as Python.
 
-    The answer is the last `\boxed{}`, or what stands inside the last `<tag>` or after the last marker. A key may be an
-    integer, a float or LaTeX, boxed or not. A comparison that overruns its time scores 0: the completion chose it.
+    The answer is what stands inside the last `<tag>`, else the last `\boxed{}`, else what follows the last marker.
+    A key may be an integer, a float or LaTeX, boxed or not. A comparison that overruns its time scores 0: the
+    completion chose it. A key that is no mathematics to us, and is not repeated word by word, is the data's failure.
 
     >>> MathAnswer()(completion=r"so we get \boxed{\frac{3}{4}}", answer="0.75").value
     1.0
@@ -32,100 +37,150 @@ class MathAnswer:
 
     execution = "inline"  # plain numbers take microseconds; everything else goes to a worker of its own
 
-    marker: str | None = None
-    """Text before the answer, in any case, such as `####` or `answer is`; asked when no box is found."""
+    marker: str | Sequence[str] | None = "answer is"
+    """Text before the answer, in any case, such as `####`, or several; asked when no box is found."""
     boxed: bool = True
     tag: str | None = None
     """`answer`: look inside `<answer>...</answer>` first."""
     timeout_seconds: float = 2.0
     """Wall time of one comparison."""
+    several: str = "refuse"
+    """Boxes in different places that disagree: `refuse` them all, or let the `last` one count."""
+    anywhere: str | None = None
+    """Without tag, box and marker: the last `formula` between dollars, the last `number`, or the later of `both`."""
+    choices: Sequence[str] = ()
+    """`ABCDE`: keys among these are letters of a multiple choice, and `(C) 42` answers C."""
+    decimals: int | None = None
+    """So many digits behind the point suffice where one side is more exact; None: 4 significant digits."""
+    inequalities: bool = True
+    """Whether `x > 5` may answer for a key of `(5, \\infty)`."""
+    key_in_text: bool = False
+    """The row's answer is a worked solution; its own answer is found as that of a completion is."""
+    backend: str = "own"
+    """Who judges what is no plain number: we, or the package `math-verify` in the same worker."""
 
     def __post_init__(self) -> None:
         if not self.timeout_seconds > 0:
             raise ValueError(f"timeout_seconds must be above 0, got {self.timeout_seconds!r}")
-        if not (self.boxed or self.marker or self.tag):
-            raise ValueError(f"boxed, marker or tag must say where the answer stands, got {self!r}")
+        if not (self.boxed or self.marker or self.tag or self.anywhere):
+            raise ValueError(f"boxed, marker, tag or anywhere must say where the answer stands, got {self!r}")
+        if self.several not in SEVERAL:
+            raise ValueError(f"several must be one of {', '.join(SEVERAL)}, got {self.several!r}")
+        if self.anywhere is not None and self.anywhere not in ANYWHERE:
+            raise ValueError(f"anywhere must be null or one of {', '.join(ANYWHERE)}, got {self.anywhere!r}")
+        if self.decimals is not None and self.decimals < 1:
+            raise ValueError(f"decimals must be at least 1, got {self.decimals!r}")
+        if self.backend not in BACKENDS:
+            raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {self.backend!r}")
+        if self.backend == "math-verify" and importlib.util.find_spec("math_verify") is None:
+            raise ValueError("backend 'math-verify' needs a package: pip install 'textenv[math-verify]'")
+        if any(len(choice) != 1 or not choice.isalpha() for choice in self.choices):
+            raise ValueError(f"choices must be letters, got {self.choices!r}")
 
-    def __call__(self, completion: str, answer: int | float | str) -> Score:
-        return self._scores([(completion, answer)])[0]
+    def __call__(self, completion: str, answer: int | float | str, prompt: str = "") -> Score:
+        """Raises `ValueError` where the key cannot be judged by. `prompt`: a formula of it is no answer to it."""
+        (score,) = self._scores([(completion, answer, prompt)])
+        if isinstance(score, Failure):
+            raise ValueError(score.reason)
+        return score
 
     def score_batch(self, samples: Sequence[Sample]) -> list[Score | Failure]:
-        """One score per sample; a row without `answer` is a failure of its own."""
+        """One score per sample; a row without `answer`, or with one that cannot be judged by, is a failure."""
         scores: list[Any] = [Failure(f"the row has no column 'answer', it has {sorted(s.row)}") for s in samples]
         keyed = [index for index, sample in enumerate(samples) if sample.row.get("answer") is not None]
-        found = self._scores([(samples[index].completion, samples[index].row["answer"]) for index in keyed])
-        for index, score in zip(keyed, found, strict=True):
+        asked = [(samples[index].completion, samples[index].row["answer"], samples[index].prompt) for index in keyed]
+        for index, score in zip(keyed, self._scores(asked), strict=True):
             scores[index] = score
         return scores
 
-    def _scores(self, asked: Sequence[tuple[str, Any]]) -> list[Score]:
-        extracted = [extract(text, marker=self.marker, boxed=self.boxed, tag=self.tag) for text, _ in asked]
-        keys = [_key_text(key) for _, key in asked]
-        verdicts = [_quick_verdict(key, text) for key, text in zip(keys, extracted, strict=True)]
-        open_indices = [index for index, verdict in enumerate(verdicts) if verdict is None]
-        judged = _judged([(keys[index], extracted[index] or "") for index in open_indices], self.timeout_seconds)
-        for index, verdict in zip(open_indices, judged, strict=True):
+    def _scores(self, asked: Sequence[tuple[str, Any, str]]) -> list[Score | Failure]:
+        found: list[str] = []
+        verdicts: list[Verdict | None] = []
+        pairs: dict[int, Pair] = {}
+        for index, (completion, answer, prompt) in enumerate(asked):
+            key = self._key(answer)
+            text, verdict = self._found(completion)
+            verdict = verdict or quick_verdict(key, text, choices=self.choices, decimals=self.decimals)
+            if verdict is None:
+                pairs[index] = Pair(key, text, self.decimals, self.inequalities, _is_copied(text, prompt))
+            found.append(text)
+            verdicts.append(verdict)
+        judged = _judged(list(pairs.values()), self.timeout_seconds, self.backend)
+        for index, verdict in zip(pairs, judged, strict=True):
             verdicts[index] = verdict
-        return [_score(verdict, text) for verdict, text in zip(verdicts, extracted, strict=True)]
+        return [_score(verdict, text) for verdict, text in zip(verdicts, found, strict=True)]
+
+    def _key(self, answer: Any) -> str:
+        if isinstance(answer, float):
+            text = f"{answer:.15g}"
+            return text if "e" not in text else f"{answer:.30f}".rstrip("0").rstrip(".")
+        text = str(answer)
+        if self.key_in_text:
+            return extract(text, marker=self.marker, several="last", anywhere=self.anywhere) or text
+        return (extract(text, several="last") or text) if "\\" in text else text
+
+    def _found(self, completion: str) -> tuple[str, Verdict | None]:
+        """The answer's text, and the verdict where that is enough for one."""
+        try:
+            text = extract(
+                completion,
+                marker=self.marker,
+                boxed=self.boxed,
+                tag=self.tag,
+                several=self.several,
+                anywhere=self.anywhere,
+            )
+        except SeveralAnswersError as error:
+            return "", (False, f"several different answers: {error}")
+        if text is None or not text.strip():
+            return "", (False, "no answer found")
+        if len(text) > MAX_ANSWER_CHARS:
+            return text, (False, "the answer is too long")
+        return text, None
 
 
-def _score(verdict: tuple[bool, str] | None, extracted: str | None) -> Score:
+def _is_copied(text: str, prompt: str) -> bool:
+    """Whether the answer stands in the prompt as it is."""
+    if not prompt:
+        return False
+    squeezed = "".join(clean(text).split())
+    return len(squeezed) >= MIN_COPIED_CHARS and squeezed in "".join(clean(prompt).split())
+
+
+def _score(verdict: Verdict | None, text: str) -> Score | Failure:
     assert verdict is not None
     right, reason = verdict
-    return Score(float(right), info={"reason": reason, "extracted": (extracted or "")[:200]})
+    if right is None:
+        return Failure(reason)
+    return Score(float(right), info={"reason": reason, "extracted": text[:200]})
 
 
-def _key_text(key: Any) -> str:
-    text = str(key)
-    if isinstance(key, float):
-        text = f"{key:.15g}"
-        return text if "e" not in text else f"{key:.30f}".rstrip("0").rstrip(".")
-    return extract(text, boxed=True) or text
+def _judge(backend: str) -> Callable[[Pair], Verdict]:
+    """Who judges; sympy is imported only here."""
+    if backend == "own":
+        from rewards.math.equivalence import judge
 
+        return judge
+    from rewards.math.math_verify import judge_with_math_verify
 
-def _quick_verdict(key: str, text: str | None) -> tuple[bool, str] | None:
-    """What needs no algebra: nothing found, too long, the same words, two plain numbers. None where it does."""
-    if text is None or not text.strip():
-        return False, "no answer found"
-    if len(text) > MAX_ANSWER_CHARS:
-        return False, "the answer is too long"
-    key_clean, text_clean = clean(key), clean(text)
-    key_number, text_number = number(key_clean), number(text_clean)
-    if key_number and text_number:
-        equal = numbers_equal(key_number, text_number)
-        return equal, "equal" if equal else "different"
-    return (True, "equal") if _same_words(key_clean, text_clean) else None
-
-
-def _same_words(key: str, text: str) -> bool:
-    """The same text, in any case from three letters on: `X` and `x` may be different unknowns."""
-    if key == text:
-        return True
-    key, text = words(key), words(text)
-    if not key.replace(" ", "").isalpha():
-        return False
-    return key == text or (key.lower() == text.lower() and (len(key) > 2 or key.lower() == "no"))
+    return judge_with_math_verify
 
 
 @functools.cache
-def _pool() -> Pool:
-    from rewards.math.equivalence import judge
-
-    return Pool({"math": judge})
+def _pool(backend: str) -> Pool:
+    return Pool({"math": Alone(_judge(backend))})
 
 
-def _judged(pairs: Sequence[Pair], timeout_seconds: float) -> list[tuple[bool, str]]:
+def _judged(pairs: Sequence[Pair], timeout_seconds: float, backend: str) -> list[Verdict]:
     if not pairs:
         return []
     if worker_process.inside_worker:
-        from rewards.math.equivalence import judge
-
-        return [judge(pair) for pair in pairs]
-    answers = _pool().run("math", pairs, timeout_seconds=timeout_seconds)
+        return [_judge(backend)(pair) for pair in pairs]
+    answers = _pool(backend).run("math", pairs, timeout_seconds=timeout_seconds)
     return [_verdict_of(answer) for answer in answers]
 
 
-def _verdict_of(answer: Any) -> tuple[bool, str]:
+def _verdict_of(answer: Any) -> Verdict:
     if isinstance(answer, Failure):
         return False, "timed out" if answer.timed_out else f"not understood: {answer.reason}"
     return answer

@@ -6,32 +6,21 @@ Nodes are built with `evaluate=False` under budgets of depth, size and magnitude
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from typing import Any
+import re
 
 import sympy
 from sympy import Add, Expr, Integer, Mul, Pow, Rational, Symbol
 
-from rewards.math.tokens import FUNCTIONS, ParseError, Token
+from rewards.math.budgets import MAX_DEPTH, MAX_TOKENS, binomial, factorial, literal, power
+from rewards.math.functions import CONSTANTS, GREEK, INVERSES, ROUNDED, UNARY
+from rewards.math.tokens import FUNCTIONS, ParseError, Token, UnfinishedError
 
-MAX_DEPTH = 50
-MAX_TOKENS = 500
-MAX_NUMBER_DIGITS = 400
-MAX_LOG10 = 1e4
-MAX_FACTORIAL = 1000
-MAX_SYMBOLIC_EXPONENT = 50
 END = Token("end", "")
 
-_UNARY: dict[str, Callable[..., Any]] = {
-    "sin": sympy.sin, "cos": sympy.cos, "tan": sympy.tan, "cot": sympy.cot, "sec": sympy.sec, "csc": sympy.csc,
-    "arcsin": sympy.asin, "arccos": sympy.acos, "arctan": sympy.atan, "sinh": sympy.sinh, "cosh": sympy.cosh,
-    "tanh": sympy.tanh, "ln": sympy.log, "log": sympy.log, "exp": sympy.exp, "abs": sympy.Abs,
-}  # fmt: skip
-_INVERSES = {"sin": sympy.asin, "cos": sympy.acos, "tan": sympy.atan}
-_CONSTANTS = {"pi": sympy.pi, "infty": sympy.oo}
 _ADD = ("+", "-")
 _CLOSING = {"(": ")", "[": "]", "{": "}", "|": "|"}
+_DERIVATIVE = re.compile(r"\{?d(?:\^\{?\d+\}?)?[a-zA-Z]?\}?\{?d[a-zA-Z]")
+"""The start of the arguments of `\\frac{d}{dx}`."""
 
 
 class FormulaParser:
@@ -40,9 +29,10 @@ class FormulaParser:
     def __init__(self, tokens: list[Token]) -> None:
         if len(tokens) > MAX_TOKENS:
             raise ParseError(f"a formula may have {MAX_TOKENS} tokens, got {len(tokens)}")
-        self.tokens = tokens
+        self.tokens = list(tokens)
         self.position = 0
         self.depth = 0
+        self.open_bars = 0
 
     @property
     def next(self) -> Token:
@@ -59,10 +49,10 @@ class FormulaParser:
         self.position += 1
         return token
 
-    def expect(self, sign: str) -> None:
-        """Consume this sign or raise."""
-        if not self.is_next(sign):
-            raise ParseError(f"expected {sign!r}, got {self.next.text!r}")
+    def expect(self, text: str, kind: str = "sign") -> None:
+        """Consume this token or raise."""
+        if self.next != Token(kind, text):
+            raise ParseError(f"expected {text!r}, got {self.next.text!r}")
         self.take()
 
     def whole(self) -> Expr:
@@ -74,15 +64,11 @@ class FormulaParser:
 
     def sum(self) -> Expr:
         """Terms with + and - between them."""
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise ParseError(f"a formula may be nested {MAX_DEPTH} deep")
         terms = [self._product()]
         while self.is_next(*_ADD):
             minus = self.take().text == "-"
             term = self._product()
             terms.append(Mul(Integer(-1), term, evaluate=False) if minus else term)
-        self.depth -= 1
         return terms[0] if len(terms) == 1 else Add(*terms, evaluate=False)
 
     def _product(self) -> Expr:
@@ -101,21 +87,38 @@ class FormulaParser:
         return factors[0] if len(factors) == 1 else Mul(*factors, evaluate=False)
 
     def _append_implicit(self, factors: list[Expr]) -> None:
-        """A factor without a sign; two numbers in a row are an error, and `1\\frac{1}{2}` is one and a half."""
-        if self.next.kind == "number":
-            raise ParseError("two numbers stand side by side")
-        mixed = self.next == Token("command", "frac") and self.tokens[self.position - 1].kind == "number"
-        factor = self._power()
-        if mixed and isinstance(factors[-1], Integer) and factor.is_number:
-            factors[-1] = Add(factors[-1], factor, evaluate=False)
+        """A factor without a sign; `1\\frac{1}{2}` and `1 1/2` are one and a half, other numbers in a row an error."""
+        after_number = self.tokens[self.position - 1].kind == "number" and isinstance(factors[-1], Integer)
+        if self.next.kind in ("number", "repeating"):
+            part = self._plain_fraction() if after_number else None
+            if part is None:
+                raise ParseError("two numbers stand side by side")
         else:
-            factors.append(factor)
+            mixed = after_number and self.next == Token("command", "frac")
+            part = self._power()
+            if not (mixed and all(isinstance(number, Integer) for number in part.atoms())):
+                factors.append(part)
+                return
+        part = Mul(Integer(-1), part, evaluate=False) if factors[-1].is_negative else part
+        factors[-1] = Add(factors[-1], part, evaluate=False)
+
+    def _plain_fraction(self) -> Expr | None:
+        """The `1/2` of `3 1/2`."""
+        above, slash, below = (self.tokens[self.position : self.position + 3] + [END] * 3)[:3]
+        numbers = [above.text, below.text] if (above.kind, slash.text, below.kind) == ("number", "/", "number") else []
+        if not numbers or not all(text.isdecimal() for text in numbers) or int(above.text) >= int(below.text):
+            return None
+        self.position += 3
+        return Rational(int(above.text), int(below.text))
 
     def _starts_factor(self) -> bool:
         token = self.next
         if token.kind == "command":
-            return token.text in FUNCTIONS or token.text in _CONSTANTS or token.text == "frac" or _is_greek(token.text)
-        return token.kind in ("number", "letter") or self.is_next("(", "{")
+            known = token.text in FUNCTIONS or token.text in CONSTANTS or token.text in ROUNDED
+            return known or token.text == "frac" or token.text in GREEK
+        if token.kind in ("number", "repeating", "letter", "roman"):
+            return True
+        return self.is_next("(", "{") or (self.is_next("|") and not self.open_bars)
 
     def _signed(self) -> Expr:
         sign = 1
@@ -133,45 +136,68 @@ class FormulaParser:
 
     def _exponent(self) -> Expr:
         """What stands over the base: a group, a signed token, or (as in plain text) a tower of powers."""
-        if self.is_next("-", "+"):
-            minus = self.take().text == "-"
-            exponent = self._power()
-            return _negative(exponent) if minus else exponent
-        return self._power()
+        self._go_deeper()
+        minus = self.is_next(*_ADD) and self.take().text == "-"
+        exponent = self._power()
+        self.depth -= 1
+        return _negative(exponent) if minus else exponent
+
+    def _go_deeper(self) -> None:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise ParseError(f"a formula may be nested {MAX_DEPTH} deep")
 
     def _postfix(self, value: Expr) -> Expr:
-        while self.is_next("!", "%", "\u00b0"):
-            sign = self.take().text
-            if sign == "!":
-                value = _factorial(value)
-            else:
-                factor = Rational(1, 100) if sign == "%" else Mul(sympy.pi, Rational(1, 180), evaluate=False)
-                value = Mul(value, factor, evaluate=False)
+        while self.is_next("!", "%", "\u00b0") or self.next.kind == "scale":
+            token = self.take()
+            if token.text == "!":
+                if self.is_next("!"):
+                    raise ParseError("double factorials are not read")
+                value = factorial(value)
+                continue
+            scale = Integer(int(token.text)) if token.kind == "scale" else Rational(1, 100)
+            degree = Mul(sympy.pi, Rational(1, 180), evaluate=False)
+            value = Mul(value, degree if token.text == "\u00b0" else scale, evaluate=False)
         return value
 
     def _atom(self) -> Expr:
+        self._go_deeper()
         token = self.take()
-        if token.kind == "number":
-            return _number(token.text)
-        if token.kind == "letter":
-            return self._symbol(token.text)
-        if token.kind == "command":
-            return self._command(token.text)
-        if token.kind == "sign" and token.text in _CLOSING:
-            inside = self.sum()
-            self.expect(_CLOSING[token.text])
-            return sympy.Abs(inside, evaluate=False) if token.text == "|" else inside
-        raise ParseError(f"a formula does not continue with {token.text or 'its end'!r}")
+        if token.kind in ("number", "repeating"):
+            value = self._numeral(token.text)
+        elif token.kind in ("letter", "roman"):
+            value = self._symbol(token.text)
+        elif token.kind == "command":
+            value = self._command(token.text)
+        elif token.kind == "sign" and token.text in _CLOSING:
+            value = self._bracketed(token.text)
+        else:
+            raise ParseError(f"a formula does not continue with {token.text or 'its end'!r}")
+        self.depth -= 1
+        return value
 
-    def _symbol(self, name: str) -> Expr:
+    def _numeral(self, digits: str) -> Expr:
+        """A number; one in another base, `204_5`, stands for itself."""
         if self.is_next("_"):
             self.take()
-            name += "_" + self._subscript()
-        elif name == "e":
-            return sympy.E
-        elif name == "i":
-            return sympy.I
-        return Symbol(name)
+            return Symbol(f"{digits}_{self._subscript()}")
+        return literal(digits)
+
+    def _bracketed(self, opening: str) -> Expr:
+        self.open_bars += opening == "|"
+        inside = self.sum()
+        self.open_bars -= opening == "|"
+        self.expect(_CLOSING[opening])
+        return sympy.Abs(inside, evaluate=False) if opening == "|" else inside
+
+    def _symbol(self, name: str) -> Expr:
+        constant = {"e": sympy.E, "i": sympy.I}.get(name)
+        if self.is_next("_"):
+            self.take()
+            name, constant = f"{name}_{self._subscript()}", None
+        while self.is_next("'"):
+            name, constant = name + self.take().text, None
+        return Symbol(name) if constant is None else constant
 
     def _subscript(self) -> str:
         if not self.is_next("{"):
@@ -186,20 +212,32 @@ class FormulaParser:
         return "".join(parts)
 
     def _command(self, name: str) -> Expr:
-        if name in _CONSTANTS:
-            return _CONSTANTS[name]
+        if name in CONSTANTS:
+            return CONSTANTS[name]
         if name == "frac":
-            above, below = self._argument(), self._argument()
-            return Mul(above, Pow(below, Integer(-1), evaluate=False), evaluate=False)
+            return self._fraction()
         if name == "binom":
-            return _binomial(self._argument(), self._argument())
+            return binomial(self._argument(), self._argument())
         if name == "sqrt":
             return self._root()
-        if name in _UNARY:
+        if name == "exp":
+            return power(sympy.E, self._function_argument())
+        if name in UNARY:
             return self._function(name)
-        if _is_greek(name):
+        if name in ROUNDED:
+            closing, function = ROUNDED[name]
+            inside = self.sum()
+            self.expect(closing, "command")
+            return function(inside, evaluate=False)
+        if name in GREEK:
             return self._symbol(name)
         raise ParseError(f"{name!r} is not known")
+
+    def _fraction(self) -> Expr:
+        if _DERIVATIVE.match("".join(token.text for token in self.tokens[self.position : self.position + 12])):
+            raise UnfinishedError("a derivative is still to be worked out")
+        above, below = self._argument(), self._argument()
+        return Mul(above, Pow(below, Integer(-1), evaluate=False), evaluate=False)
 
     def _argument(self) -> Expr:
         """A braced group, or one token: `\\frac12` is a half."""
@@ -214,18 +252,18 @@ class FormulaParser:
             self.take()
             index = self.sum()
             self.expect("]")
-        return Pow(self._argument(), Pow(index, Integer(-1), evaluate=False), evaluate=False)
+        return power(self._argument(), Pow(index, Integer(-1), evaluate=False))
 
     def _function(self, name: str) -> Expr:
-        function, exponent, base = _UNARY[name], None, None
+        function, exponent, base = UNARY[name], None, Integer(10) if name == "lg" else None
         if name == "log" and self.is_next("_"):
             self.take()
             base = self._argument()
         if self.is_next("^"):
             self.take()
-            exponent = self._argument() if not self.is_next("-") else self._exponent()
-        if exponent == Integer(-1) and name in _INVERSES:
-            function, exponent = _INVERSES[name], None
+            exponent = self._exponent() if self.is_next("-") else self._argument()
+        if exponent == Integer(-1) and name in INVERSES:
+            function, exponent = INVERSES[name], None
         value = function(self._function_argument(), evaluate=False)
         if base is not None:
             value = Mul(value, Pow(sympy.log(base, evaluate=False), Integer(-1), evaluate=False), evaluate=False)
@@ -234,55 +272,14 @@ class FormulaParser:
     def _function_argument(self) -> Expr:
         """A bracketed group, or the factors up to the next sign or function: `sin 2x cos y`."""
         if self.is_next("(", "{", "|"):
-            return self._power()
+            return self._atom()
         factors = [self._signed()]
         while self._starts_factor() and self.next.text not in FUNCTIONS and not self.is_next("("):
             self._append_implicit(factors)
         return factors[0] if len(factors) == 1 else Mul(*factors, evaluate=False)
 
 
-def _is_greek(name: str) -> bool:
-    return name in {"alpha", "beta", "gamma", "delta", "theta", "lambda", "mu", "phi", "omega", "sigma", "rho", "tau"}
-
-
 def _negative(value: Expr) -> Expr:
+    if value is sympy.oo:
+        return -sympy.oo
     return -value if isinstance(value, Rational) else Mul(Integer(-1), value, evaluate=False)
-
-
-def _number(text: str) -> Expr:
-    if len(text) > MAX_NUMBER_DIGITS:
-        raise ParseError(f"a number may have {MAX_NUMBER_DIGITS} digits, got {len(text)}")
-    whole, _, decimals = text.partition(".")
-    return Rational(int((whole or "0") + decimals), 10 ** len(decimals))
-
-
-def power(base: Expr, exponent: Expr) -> Expr:
-    """`base ** exponent`, unevaluated; raises `ParseError` where its value would be too large to write down."""
-    if exponent.is_number:
-        size = abs(_approximate(exponent))
-        if not base.is_number:
-            if size > MAX_SYMBOLIC_EXPONENT:
-                raise ParseError(f"an exponent of an unknown may be {MAX_SYMBOLIC_EXPONENT}, got {size:g}")
-        elif size > 1 and size * abs(math.log10(abs(_approximate(base)) or 1.0)) > MAX_LOG10:
-            raise ParseError(f"a power may have {MAX_LOG10:g} digits")
-    return Pow(base, exponent, evaluate=False)
-
-
-def _approximate(value: Expr) -> complex:
-    """A float near `value`; raises `ParseError` where it has none."""
-    try:
-        return complex(value.evalf(5))
-    except (TypeError, OverflowError, ValueError) as error:
-        raise ParseError("a number is too large or undefined") from error
-
-
-def _factorial(value: Expr) -> Expr:
-    if not isinstance(value, Integer) or not 0 <= int(value) <= MAX_FACTORIAL:
-        raise ParseError(f"a factorial may be of an integer up to {MAX_FACTORIAL}")
-    return sympy.factorial(value, evaluate=False)
-
-
-def _binomial(above: Expr, below: Expr) -> Expr:
-    if not all(isinstance(value, Integer) and 0 <= int(value) <= MAX_FACTORIAL for value in (above, below)):
-        raise ParseError(f"a binomial may be of integers up to {MAX_FACTORIAL}")
-    return sympy.binomial(above, below, evaluate=False)

@@ -1,0 +1,103 @@
+"""Equations, inequalities and chains of them; what they say of one unknown is an interval, too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from sympy import Add, Integer, Mul
+
+from rewards.math.tokens import ParseError, Token
+from rewards.math.tree import Answer
+from rewards.math.units import split_unit
+from rewards.math.values import formula, infinity, is_name, name_of, named, negated, value
+
+RELATIONS = ("=", "<", ">", "<=", ">=", "!=")
+_FLIPPED = {">": "<", ">=": "<=", "<": ">", "<=": ">="}
+Tokens = list[Token]
+
+
+def relation(sides: Sequence[Tokens], signs: Sequence[str], read: Callable[[Tokens], Answer]) -> Answer:
+    """What sides with relations between them say; `read` reads the side that is the answer. Raises `ParseError`."""
+    if all(sign == "=" for sign in signs):
+        return _equation(sides, read)
+    *before, last = sides
+    last, unit = split_unit(last)
+    sides = [*before, last]
+    if len(signs) == 1:
+        return replace(_single(sides, signs[0]), unit=unit)
+    if not {sign[0] for sign in signs} <= {"<"}:
+        if not {sign[0] for sign in signs} <= {">"}:
+            raise ParseError("a chain of relations must point in one direction")
+        sides, signs = sides[::-1], [_FLIPPED[sign] for sign in signs[::-1]]
+    items = tuple(value(side) for side in sides)
+    return Answer("chain", items, " ".join(signs), unit=unit, interval=_between(sides, items, signs))
+
+
+def _equation(sides: Sequence[Tokens], read: Callable[[Tokens], Answer]) -> Answer:
+    """`x = 5` and `x = 2 + 3 = 5` say 5, as `6 * 7 = 42` says 42; others relate unknowns."""
+    first, last = sides[0], sides[-1]
+    if len(sides) == 2 and is_name(last) and not is_name(first):
+        first, last = last, first
+    if not first:
+        return read(last)
+    if is_name(first):
+        answer = read(last)
+        return replace(answer, name=name_of(first), named=named(first))
+    if len(sides) > 2:
+        return read(last)
+    left, right = formula(first), formula(last)
+    if not (left.free_symbols or right.free_symbols):
+        return read(last)
+    return Answer("relation", detail="=", expression=_difference(left, right))
+
+
+def _single(sides: Sequence[Tokens], sign: str) -> Answer:
+    (left, right), ray = map(formula, sides), _ray(sides[0], sides[1], sign)
+    if sign in (">", ">="):
+        return Answer("relation", detail=_FLIPPED[sign], expression=_difference(right, left), interval=ray)
+    return Answer("relation", detail=sign, expression=_difference(left, right), interval=ray)
+
+
+def _difference(left: object, right: object) -> Add:
+    return Add(left, Mul(Integer(-1), right, evaluate=False), evaluate=False)
+
+
+def _ray(left: Tokens, right: Tokens, sign: str) -> Answer | None:
+    """Where `x` lies in `x > 5`, `5 > x`, `|x| < 5` or `x != 5`; None for relations of another form."""
+    if is_name(right) and not is_name(left):
+        left, right, sign = right, left, _FLIPPED.get(sign, sign)
+    if not is_name(left):
+        return None
+    end = value(right)
+    if end.expression is None or end.expression.free_symbols:
+        return None
+    closed, ends = sign.endswith("="), (negated(end), end) if _is_absolute(left) else (end, end)
+    if sign in ("<", "<="):
+        low = ends[0] if _is_absolute(left) else infinity(-1)
+        return interval(low, end, closed and _is_absolute(left), closed)
+    below, above = interval(infinity(-1), ends[0], False, closed), interval(end, infinity(1), closed, False)
+    if sign == "!=":
+        return Answer("union", (replace(below, detail="()"), replace(above, detail="()")))
+    return Answer("union", (below, above)) if _is_absolute(left) else above
+
+
+def _between(sides: Sequence[Tokens], items: Sequence[Answer], signs: Sequence[str]) -> Answer | None:
+    """Where `x` lies in `1 <= x < 5` and `1 <= |x| < 5`."""
+    if len(sides) != 3 or not is_name(sides[1]):
+        return None
+    low, _, high = items
+    closed = [sign.endswith("=") for sign in signs]
+    inner = interval(low, high, *closed)
+    if not _is_absolute(sides[1]):
+        return inner
+    return Answer("union", (interval(negated(high), negated(low), *closed[::-1]), inner))
+
+
+def _is_absolute(tokens: Tokens) -> bool:
+    return len(tokens) == 3 and tokens[0].text == tokens[2].text == "|"
+
+
+def interval(low: Answer, high: Answer, low_closed: bool, high_closed: bool) -> Answer:
+    """An interval as the tuple that its brackets make."""
+    return Answer("tuple", (low, high), "(["[low_closed] + ")]"[high_closed])

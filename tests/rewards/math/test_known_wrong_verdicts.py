@@ -1,0 +1,71 @@
+"""Verdicts that math-verify 0.9.0 gets wrong, and what we say instead."""
+
+import pytest
+
+from rewards.math import MathAnswer
+
+
+def check(answer, key):
+    return MathAnswer()(completion=rf"\boxed{{{answer}}}", answer=key)
+
+
+FALSE_POSITIVES = [
+    (r"\frac{1}{\mathrm{e}}", r"\frac{1}{\mathrm{e}+7}"),
+    (r"\frac{1}{\mathrm{e}}", r"\frac{1}{\mathrm{e}^2}"),
+    (r"\frac{3}{\mathrm{s}}", r"\frac{3}{\mathrm{cm}}"),
+    (r"1-\frac{1}{\mathrm{e}}", r"1+\frac{1}{\mathrm{e}}"),
+    (r"\frac{1}{2004!}", r"\frac{1}{2006!}"),
+    ("1/2004!", "1/2006!"),
+    (r"\frac{1}{204!}", r"\frac{1}{206!}"),
+    ("2^-99", "2^-98"),
+    ("2^{-99}", "2^{-98}"),
+    ("10^-20", "10^-21"),
+    (r"\{1,2\}", "(1,2)"),
+    (r"5\text{ m}", r"5\text{ cm}"),
+    ("AB", "BA"),
+    ("1/2", r"\int_0^1 x dx"),
+    ("55", r"\sum_{k=1}^{10}k"),
+    ("4", "2+2"),
+]
+
+
+@pytest.mark.parametrize(("key", "answer"), FALSE_POSITIVES)
+def test_false_positives_of_math_verify_are_refused(key, answer):
+    assert check(answer, key).value == 0.0
+
+
+@pytest.mark.parametrize(("answer", "key"), FALSE_POSITIVES[:13])
+def test_they_are_refused_the_other_way_around_too(answer, key):
+    score = MathAnswer().score_batch([_sample(answer, key)])[0]
+    assert getattr(score, "value", 0.0) == 0.0
+
+
+def _sample(answer, key):
+    from rewards import Sample
+
+    return Sample("", rf"\boxed{{{answer}}}", row={"answer": key})
+
+
+@pytest.mark.parametrize(
+    ("key", "answer", "value"),
+    [
+        ("0.5", r"50\%", 1.0),
+        (r"50\%", "0.5", 1.0),
+        (r"50\%", "50", 1.0),  # the sign is often left out where the question asks for percent
+        ("50", r"50\%", 1.0),
+        ("5", r"50\%", 0.0),
+        (r"e^{i\pi}", "-1", 1.0),
+        ("-1", r"e^{i\pi}", 0.0),  # unfinished: it may have been the question
+        (r"90^\circ", r"\frac{\pi}{2}", 1.0),
+        (r"\frac{\pi}{2}", r"90^\circ", 1.0),
+        (r"90^\circ", "90", 1.0),
+        ("90", r"90^\circ", 1.0),
+        ("90", r"\frac{\pi}{2}", 0.0),
+        ("1/3", r"0.\overline{3}", 1.0),
+        (r"0.\overline{3}", r"\frac{1}{3}", 1.0),
+        ("1/3", "0.3333", 1.0),
+        ("1/3", "0.33", 0.0),
+    ],
+)
+def test_false_negatives_of_math_verify_are_decided(key, answer, value):
+    assert check(answer, key).value == value
