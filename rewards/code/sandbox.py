@@ -1,91 +1,287 @@
-"""Two processes per program: one runs it, the other tests it, and plain data goes between them.
+"""The trainer's side of the sandbox: one fork server per process and setting, and one line to it per grading.
 
-Both are fresh interpreters (`python -I -S`) in sessions of their own, with an empty environment and resource limits;
-the program works in a temporary folder that is removed. Processes that it started are killed with its group.
+    python -m rewards.code.sandbox
+
+prints which layers hold on this machine. The server is started by exec when first needed, never by a fork of the
+trainer; after a fork (of a data loader, say) the child starts its own. One that dies is replaced.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
-import math
 import os
-import secrets
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_ROOT = str(Path(__file__).resolve().parents[2])
+from rewards.code.bubblewrap import wrapped
+from rewards.code.folders import remove_tree
+from rewards.code.layers import Layer
+from rewards.code.namespaces import LINKS, identity
+
+ROOT = Path(__file__).resolve().parents[2]
+BACKENDS = ("fork_server", "bubblewrap")
+STARTUP_SECONDS = 60.0
+GRACE_SECONDS = 20.0
+"""The server keeps the deadline of a grading; one that is silent for so long beyond it is given up."""
+_TRIES = 3
 _BOOT = (
-    "import sys; sys.path.insert(0, {root!r}); import rewards.code.{module} as m; del sys.path[0]; m.main{arguments}"
+    "import sys; sys.path.insert(0, {root!r}); from rewards.code.fork_server import main; del sys.path[0]; "
+    "main({control}, {owner}, {settings!r})"
 )
 
 
-def run_tests(job: dict[str, Any], *, timeout_seconds: float, memory_mb: int) -> tuple[list[str], bool]:
-    """The outcome of each test that ran ("" for passed), and whether the wall time was up before the last."""
-    secret = secrets.token_hex(16)
-    limits = (math.ceil(timeout_seconds) + 1, memory_mb)
-    with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="textenv-code-", ignore_cleanup_errors=True))
-        program_reads, tester_writes = os.pipe()
-        tester_reads, program_writes = os.pipe()
-        ours = [program_reads, tester_writes, tester_reads, program_writes]
-        try:
-            program = _start("candidate_process", limits, folder, stdin=program_reads, stdout=program_writes)
-            stack.callback(_kill, program)
-            channel = (tester_writes, tester_reads)
-            tester = _start("tester_process", (*limits, *channel), "/", pass_fds=channel)
-            stack.callback(_kill, tester)
-        finally:
-            for descriptor in ours:  # the two processes hold theirs; ours would hide that the other end has closed
-                os.close(descriptor)
-        report, timed_out = _converse(tester, json.dumps({**job, "secret": secret}).encode(), timeout_seconds)
-    lines = [line[len(secret) :] for line in report.decode(errors="replace").splitlines() if line.startswith(secret)]
-    return [json.loads(line) for line in lines], timed_out
+class SandboxError(RuntimeError):
+    """A program could not be graded, through no fault of its own."""
 
 
-def _start(
-    module: str,
-    arguments: tuple[int, ...],
-    folder: str,
+class _Gone(Exception):
+    """The server has died."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Gradings with equal ones share a server."""
+
+    backend: str = "fork_server"
+    without: frozenset[str] = frozenset()
+    """Layers that are left out."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of one grading."""
+
+    lines: tuple[Mapping[str, Any], ...]
+    """What the tester said, in order."""
+    timed_out: bool
+    status: int | None
+    """Of the program where it ended by itself: its exit status, negative for a signal."""
+
+
+def layers(settings: Settings = Settings()) -> Mapping[str, Layer]:
+    """What the server found; starts it where there is none. Raises `SandboxError` where it cannot be started."""
+    return _server(settings).layers
+
+
+def grade(
+    job: Mapping[str, Any],
     *,
-    stdin: int = subprocess.PIPE,
-    stdout: int = subprocess.PIPE,
-    pass_fds: tuple[int, ...] = (),
-) -> subprocess.Popen[bytes]:
-    code = _BOOT.format(root=_ROOT, module=module, arguments=arguments)
+    script: bool,
+    timeout_seconds: float,
+    memory_mb: int,
+    settings: Settings = Settings(),
+) -> Report:
+    """Run one program with its tester. Raises `SandboxError` where that was not possible."""
+    request = {"script": script, "timeout_seconds": timeout_seconds, "memory_mb": memory_mb}
+    for _ in range(_TRIES):
+        server = _server(settings)
+        try:
+            return _report(server.ask(request, json.dumps(job).encode()))
+        except _Gone:
+            _replace(settings, server)
+    raise SandboxError(f"the fork server died {_TRIES} times under a program")
+
+
+def close() -> None:
+    """End this process's servers; a later call starts them again."""
+    with _lock:
+        servers = list(_servers.values())
+        _servers.clear()
+    for server in servers:
+        server.stop()
+
+
+class _Server:
+    """A running fork server."""
+
+    def __init__(self, settings: Settings) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        owner = _own_pidfd()
+        try:
+            self._process = _start(settings, theirs, owner)
+        finally:
+            theirs.close()
+            if owner >= 0:
+                os.close(owner)
+        self._line = ours
+        self.layers: Mapping[str, Layer] = {}
+        self.pid = self._process.pid
+        self.stop = weakref.finalize(self, _end, self._process, ours, os.getpid())
+        told = self._greeting()
+        self.layers = {name: Layer(name, *found) for name, found in told["layers"].items()}
+        if settings.backend == "fork_server":
+            self.stop.detach()
+            self.stop = weakref.finalize(self, _end, self._process, ours, os.getpid(), told["folder"])
+
+    def _greeting(self) -> dict[str, Any]:
+        self._line.settimeout(STARTUP_SECONDS)
+        try:
+            told = self._line.recv(1 << 16)
+        except OSError as error:
+            told, reason = b"", str(error)
+        else:
+            reason = "it ended"
+        if not told:
+            self.stop()
+            raise SandboxError(f"the fork server could not be started: {reason}, {self._process.args!r}"[:500])
+        self._line.settimeout(GRACE_SECONDS)
+        return dict(json.loads(told))
+
+    def ask(self, request: Mapping[str, Any], job: bytes) -> list[dict[str, Any]]:
+        """All lines said on one grading; raises `_Gone` where the server ended before the last."""
+        ours, theirs = socket.socketpair()
+        with ours:
+            try:
+                with theirs:
+                    socket.send_fds(self._line, [json.dumps(request).encode()], [theirs.fileno()])
+            except OSError as error:
+                raise _Gone from error
+            deadline = time.monotonic() + request["timeout_seconds"] + GRACE_SECONDS
+            ours.settimeout(request["timeout_seconds"] + GRACE_SECONDS)
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # ended before it had read all
+                ours.sendall(job)
+                ours.shutdown(socket.SHUT_WR)
+            lines = _lines(ours, deadline)
+        if not lines or not {"ended", "failure"} & lines[-1].keys():
+            raise _Gone
+        return lines
+
+
+def _lines(line: socket.socket, deadline: float) -> list[dict[str, Any]]:
+    """Lines of JSON up to the end; one cut short by a kill is left out. Raises `_Gone` at the deadline."""
+    received = bytearray()
+    try:
+        while part := line.recv(1 << 16):
+            received += part
+            line.settimeout(max(0.01, deadline - time.monotonic()))
+    except TimeoutError as error:
+        raise _Gone from error
+    except ConnectionResetError:
+        pass  # what it did not read of the job was thrown away with it
+    found = []
+    for text in bytes(received).split(b"\n"):
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(text))
+    return found
+
+
+def _report(lines: list[dict[str, Any]]) -> Report:
+    last = lines[-1]
+    if "failure" in last:
+        raise SandboxError(last["failure"])
+    if not any("started" in line for line in lines):
+        raise SandboxError(f"the sandbox could not be set up ({last['ended'] or 'it ended'})")
+    said = tuple(line for line in lines if not {"started", "ended"} & line.keys())
+    return Report(said, last["ended"] == "timed out", last["status"])
+
+
+def _start(settings: Settings, control: socket.socket, owner: int) -> subprocess.Popen[bytes]:
+    chosen = {
+        "backend": settings.backend,
+        "without": sorted(settings.without),
+        "namespaces": {layer: identity(layer) for layer in LINKS},
+    }
+    boot = _BOOT.format(root=str(ROOT), control=control.fileno(), owner=owner, settings=json.dumps(chosen))
+    command = [sys.executable, "-I", "-S", "-c", boot]
+    folder = tempfile.gettempdir()
+    if settings.backend == "bubblewrap":
+        command, folder = wrapped(command, root=ROOT), "/tmp"
     return subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", code],
-        stdin=stdin,
-        stdout=stdout,
-        stderr=subprocess.DEVNULL,
-        cwd=folder,
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        cwd="/",
         env={"PATH": "/usr/bin:/bin", "HOME": folder, "TMPDIR": folder, "LANG": "C.UTF-8"},
-        pass_fds=pass_fds,
+        pass_fds=[descriptor for descriptor in (control.fileno(), owner) if descriptor >= 0],
         start_new_session=True,
     )
 
 
-def _converse(tester: subprocess.Popen[bytes], job: bytes, timeout_seconds: float) -> tuple[bytes, bool]:
+def _own_pidfd() -> int:
+    """Readable once this process has ended; -1 where the kernel has none: the closed line then says it."""
     try:
-        return tester.communicate(job, timeout=timeout_seconds)[0], False
+        return os.pidfd_open(os.getpid())
+    except (AttributeError, OSError):
+        return -1
+
+
+def _end(process: subprocess.Popen[bytes], line: socket.socket, owner: int, folder: str | None = None) -> None:
+    """End a server; only its owner may, a fork of the owner has just a copy of the handle."""
+    with contextlib.suppress(OSError):
+        line.close()
+    if owner != os.getpid():
+        process.returncode = 0  # not this process's child: nothing to wait for
+        return
+    try:
+        process.wait(2.0)
     except subprocess.TimeoutExpired:
-        _kill_group(tester)
-        return tester.communicate()[0], True
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    if folder is not None:
+        remove_tree(folder)  # a killed server could not
 
 
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
+_servers: dict[Settings, _Server] = {}
+_lock = threading.Lock()
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    _kill_group(process)
-    process.wait()
-    for stream in (process.stdin, process.stdout):
-        if stream is not None:
-            with contextlib.suppress(OSError):
-                stream.close()
+def _server(settings: Settings) -> _Server:
+    with _lock:
+        server = _servers.get(settings)
+        if server is None:
+            server = _servers[settings] = _Server(settings)
+        return server
+
+
+def _replace(settings: Settings, dead: _Server) -> None:
+    with _lock:
+        if _servers.get(settings) is dead:
+            del _servers[settings]
+    dead.stop()
+
+
+def _forget() -> None:
+    """In a fork of the trainer: the servers are the parent's, and the lock may be held by a thread that is not here."""
+    global _lock
+    _lock = threading.Lock()
+    servers = list(_servers.values())
+    _servers.clear()
+    for server in servers:
+        server.stop()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Print the layers, one a line, and as JSON with `--json`."""
+    parser = argparse.ArgumentParser(prog="python -m rewards.code.sandbox", description=__doc__)
+    parser.add_argument("--backend", choices=BACKENDS, default="fork_server")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args(arguments)
+    found = layers(Settings(options.backend))
+    if options.json:
+        print(json.dumps({name: {"active": layer.active, "detail": layer.detail} for name, layer in found.items()}))
+        return
+    width = shutil.get_terminal_size().columns
+    for layer in found.values():
+        print(f"{layer.name:<18} {'active  ' if layer.active else 'INACTIVE'}  {layer.detail}"[: max(width, 100)])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""What a forked process does to itself before it meets a program, in the order in which each step still may happen."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rewards.code import landlock, seccomp
+from rewards.code.limits import limit_this_process
+from rewards.code.system_calls import (
+    PR_SET_DUMPABLE,
+    PR_SET_NO_NEW_PRIVS,
+    PR_SET_PDEATHSIG,
+    close_from,
+    drop_capabilities,
+    prctl,
+)
+
+_ABOVE = 64
+"""Descriptors are parked from here on while they are put in their places."""
+LIBRARY_PLACE = 3
+"""Where the standard library's folder is held open."""
+DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
+SYSTEM_FILES = ("/usr/lib", "/lib", "/lib64", "/usr/lib64", "/etc/ld.so.cache", "/etc/localtime", "/usr/share/zoneinfo")
+
+
+@dataclass(frozen=True)
+class Confinement:
+    """What the server found out once and every process applies."""
+
+    layers: frozenset[str]
+    """The names of the active ones."""
+    landlock_abi: int = 0
+    filter: bytes = b""
+    read: tuple[str, ...] = ()
+    """Files and folders that may be read."""
+    library: int | None = None
+    """The standard library's folder, open, where another user could not get to it by its path."""
+    own_users: bool = False
+    """The kernel counts this user's processes apart from the trainer's."""
+
+
+def confine(
+    how: Confinement, *, user: int | None, folder: str | None, cpu_seconds: int, memory_bytes: int, server: int = 0
+) -> None:
+    """Give up rights for good. `folder`: what may be written; None: nothing. `server`: who must still be the parent.
+
+    Raises `OSError` where a layer that worked in its probe does not; the process must end then.
+    """
+    threads = how.own_users or user is not None
+    if "rlimits" in how.layers:
+        limit_this_process(cpu_seconds=cpu_seconds, memory_bytes=memory_bytes, threads=threads)
+    rules = _rules(how, folder)
+    os.chdir(folder or "/")
+    if user is not None:
+        become(user)
+    if "parent_death" in how.layers:
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # behind the change of user, which clears it
+        if server and os.getppid() != server:
+            os._exit(1)
+    prctl(PR_SET_DUMPABLE, 0)  # processes of the same user can neither trace it nor read its memory
+    if "no_capabilities" in how.layers:
+        drop_capabilities()
+    if "no_new_privs" in how.layers:
+        prctl(PR_SET_NO_NEW_PRIVS, 1)
+    if rules is not None:
+        landlock.restrict(rules)
+        os.close(rules)
+    if "seccomp" in how.layers:
+        seccomp.install(how.filter)
+
+
+def become(user: int) -> None:
+    """Be another user, of a group of the same number, and no other group."""
+    os.setgroups([])
+    os.setresgid(user, user, user)
+    os.setresuid(user, user, user)
+
+
+def _rules(how: Confinement, folder: str | None) -> int | None:
+    if "landlock" not in how.layers:
+        return None
+    return landlock.ruleset(how.landlock_abi, read=how.read, use=DEVICES, write=[folder] if folder else [])
+
+
+def keep_only(places: Mapping[int, int]) -> None:
+    """Put descriptors (the values) at their places (the keys, below 64) and close all others.
+
+    Places below the last that nobody claims lead to /dev/null; 0, 1 and 2 are always there.
+    """
+    null = fcntl.fcntl(os.open(os.devnull, os.O_RDWR), fcntl.F_DUPFD, _ABOVE)
+    parked = {place: fcntl.fcntl(descriptor, fcntl.F_DUPFD, _ABOVE) for place, descriptor in places.items()}
+    end = max([2, *places]) + 1
+    for place in range(end):
+        os.dup2(parked.get(place, null), place, inheritable=place <= 2)
+    close_from(end)
+
+
+def import_through(place: int) -> None:
+    """Import the standard library by way of an open folder: its own path leads through folders of another user."""
+    library = os.path.dirname(os.__file__)
+    through = f"/proc/self/fd/{place}"
+    sys.path[:] = [path.replace(library, through, 1) for path in sys.path if path.startswith(library)]
+    for module in list(sys.modules.values()):
+        paths = getattr(module, "__path__", None)
+        if isinstance(paths, list):
+            paths[:] = [path.replace(library, through, 1) for path in paths]

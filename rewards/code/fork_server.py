@@ -1,0 +1,298 @@
+"""A clean, warm process that forks one program and its tester per grading.
+
+It is a fresh interpreter, started by exec with an empty environment, so what it forks holds nothing of the trainer: no
+weights, tests, tokens, descriptors. It keeps the deadlines, kills, reaps and tidies up, and leaves with its owner.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import json
+import math
+import os
+import select
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from rewards.code import candidate_process, script_process, tester_process
+from rewards.code.confinement import LIBRARY_PLACE, Confinement, confine, import_through, keep_only
+from rewards.code.folders import remove_tree
+from rewards.code.limits import memory_in_use
+from rewards.code.surroundings import Surroundings, examine
+from rewards.code.system_calls import CLONE_NEWPID, PR_SET_CHILD_SUBREAPER, fork_into, prctl
+
+COMMON = (
+    "abc array ast base64 bisect binascii calendar cmath collections.abc concurrent.futures contextlib copy csv "
+    "dataclasses datetime decimal difflib enum fractions functools hashlib heapq html inspect io itertools json "
+    "keyword locale logging math numbers operator pprint queue random re secrets shutil statistics string struct "
+    "tempfile textwrap threading time timeit traceback types typing unicodedata urllib.parse uuid warnings weakref zlib"
+)
+"""Modules that programs often import; the rest is imported when asked for."""
+MAX_REQUEST_BYTES = 4096
+_CPU_GRACE_SECONDS = 1
+
+
+@dataclass
+class _Grading:
+    """One program and its tester."""
+
+    line: socket.socket
+    folder: str
+    slot: int
+    script: bool
+    deadline: float
+    candidate: int = 0
+    tester: int = 0
+    ended: dict[int, int] = field(default_factory=dict)
+    """Exit status by pid, once reaped."""
+
+    @property
+    def done(self) -> bool:
+        """A script may go on when its output is closed, and then its exit status still counts."""
+        return self.tester in self.ended and (not self.script or self.candidate in self.ended)
+
+
+def main(control: int, owner: int, settings: str) -> None:
+    """Serve until the owner has gone. `owner`: its pidfd, or -1."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in COMMON.split():
+        importlib.import_module(name)
+    chosen = json.loads(settings)
+    folder = tempfile.mkdtemp(prefix="textenv-code-")
+    os.chmod(folder, 0o711)
+    line = socket.socket(fileno=control)
+    try:
+        surroundings = examine(folder, frozenset(chosen["without"]), chosen["namespaces"], chosen["backend"])
+        server = _Server(line, owner, folder, surroundings)
+        told = {name: [layer.active, layer.detail] for name, layer in surroundings.layers.items()}
+        line.send(json.dumps({"layers": told, "folder": folder, "pid": os.getpid()}).encode())
+        server.serve()
+    finally:
+        remove_tree(folder)
+
+
+class _Server:
+    """Its gradings, by slot."""
+
+    def __init__(self, line: socket.socket, owner: int, folder: str, surroundings: Surroundings) -> None:
+        self._line = line
+        self._owner = owner
+        self._folder = folder
+        self._around = surroundings
+        self._how: Confinement = surroundings.confinement
+        self._gradings: dict[int, _Grading] = {}
+        self._count = 0
+        self._pid = os.getpid()
+        self._memory = memory_in_use()
+        self._woken, wakes = os.pipe()
+        for descriptor in (self._woken, wakes):
+            os.set_blocking(descriptor, False)
+        signal.signal(signal.SIGCHLD, _ignore)
+        signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
+        if self._around.strays:
+            prctl(PR_SET_CHILD_SUBREAPER, 1)
+        gc.collect()
+        gc.freeze()  # a collection in a fork would write to, and so copy, every page
+        gc.disable()
+
+    def serve(self) -> None:
+        """Answer requests, keep deadlines."""
+        poll = select.poll()
+        for descriptor in (self._line.fileno(), self._woken, self._owner):
+            if descriptor >= 0:
+                poll.register(descriptor, select.POLLIN)
+        try:
+            while True:
+                ready = {descriptor for descriptor, _ in poll.poll(self._patience())}
+                if self._owner in ready or (self._line.fileno() in ready and not self._accept()):
+                    return
+                if self._woken in ready:
+                    with contextlib.suppress(BlockingIOError):
+                        os.read(self._woken, 4096)
+                self._look_after()
+        finally:
+            for grading in list(self._gradings.values()):
+                self._finish(grading, "the fork server ended")
+
+    def _patience(self) -> float | None:
+        """Milliseconds until the next deadline."""
+        if not self._gradings:
+            return None
+        soonest = min(grading.deadline for grading in self._gradings.values())
+        return max(0.0, (soonest - time.monotonic()) * 1000 + 1)
+
+    def _accept(self) -> bool:
+        """Start one grading; False when the owner has closed the line."""
+        message, descriptors, _, _ = socket.recv_fds(self._line, MAX_REQUEST_BYTES, 1)
+        if not message:
+            return False
+        request, line = json.loads(message), socket.socket(fileno=descriptors[0])
+        try:
+            self._start(request, line)
+        except OSError as error:
+            _tell(line, {"failure": f"no process could be started: {error}"})
+            line.close()
+        return True
+
+    def _start(self, request: dict[str, Any], line: socket.socket) -> None:
+        slot = next(number for number in range(len(self._gradings) + 1) if number not in self._gradings)
+        self._count += 1
+        folder = os.path.join(self._folder, str(self._count))
+        os.mkdir(folder, 0o700)
+        users = self._around.users(slot)
+        if users[0] is not None:
+            os.chown(folder, users[0], users[0])
+        grading = _Grading(line, folder, slot, request["script"], time.monotonic() + request["timeout_seconds"])
+        self._gradings[slot] = grading
+        try:
+            self._fork(grading, request, users)
+        except OSError:
+            self._finish(grading, "")
+            raise
+
+    def _fork(self, grading: _Grading, request: dict[str, Any], users: tuple[int | None, int | None]) -> None:
+        limits = {
+            "cpu_seconds": math.ceil(request["timeout_seconds"]) + _CPU_GRACE_SECONDS,
+            "memory_bytes": self._memory + (request["memory_mb"] << 20),
+        }
+        with _pipes(5 if grading.script else 2) as pipes:
+            theirs, ours = _places(pipes, grading.script)
+
+            def candidate() -> int:
+                self._enter(theirs, limits, users[0], grading.folder)
+                return candidate_process.main(script=grading.script, folder=grading.folder)
+
+            def tester() -> int:
+                self._enter({tester_process.JOB: grading.line.fileno(), **ours}, limits, users[1], None)
+                (script_process if grading.script else tester_process).main()
+                return 0
+
+            own = CLONE_NEWPID if self._around.own_pids else 0
+            grading.candidate = _fork_to(candidate, own)
+            grading.tester = _fork_to(tester, 0)
+
+    def _enter(self, places: dict[int, int], limits: dict[str, int], user: int | None, folder: str | None) -> None:
+        """What every forked process does first."""
+        server = 0 if folder and self._around.own_pids else self._pid
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.setsid()
+        library = {} if self._how.library is None else {LIBRARY_PLACE: self._how.library}
+        keep_only({**places, **library})
+        if library:
+            import_through(LIBRARY_PLACE)
+        confine(self._how, user=user, folder=folder, server=server, **limits)
+
+    def _look_after(self) -> None:
+        """Reap what ended, finish what is done or late."""
+        now = time.monotonic()
+        for grading in list(self._gradings.values()):
+            for pid in (grading.candidate, grading.tester):
+                if pid not in grading.ended and (status := _reaped(pid, os.WNOHANG)) is not None:
+                    grading.ended[pid] = status
+            if grading.done:
+                self._finish(grading, "")
+            elif now >= grading.deadline:
+                self._finish(grading, "timed out")
+
+    def _finish(self, grading: _Grading, ended: str) -> None:
+        """Kill, reap, tidy up, tell."""
+        candidate = grading.ended.get(grading.candidate)
+        for pid in (grading.candidate, grading.tester):
+            if pid and pid not in grading.ended:
+                _kill(pid)
+                grading.ended[pid] = _reaped(pid, 0) or 0
+        del self._gradings[grading.slot]
+        if self._around.strays:
+            self._kill_strays()
+        remove_tree(grading.folder)
+        _tell(grading.line, {"ended": ended, "status": candidate})
+        grading.line.close()
+
+    def _kill_strays(self) -> None:
+        """Processes that left their session and outlived the program: they are children of nobody but this server."""
+        known = {pid for g in self._gradings.values() for pid in (g.candidate, g.tester)}
+        while strays := [pid for pid in _children() if pid not in known]:
+            for pid in strays:
+                _kill(pid)
+                _reaped(pid, 0)
+
+
+def _ignore(*_: object) -> None:
+    """The signal's byte in the pipe is what counts."""
+
+
+def _fork_to(main: Callable[[], int], namespaces: int) -> int:
+    """The pid of a fork that runs `main` and never returns here."""
+    pid = fork_into(namespaces)
+    if pid == 0:
+        status = 1
+        try:
+            status = main()
+        finally:
+            os._exit(status)
+    return pid
+
+
+@contextlib.contextmanager
+def _pipes(count: int) -> Iterator[list[tuple[int, int]]]:
+    """Pipes that are closed here again: a forgotten end would hide that the other side has gone."""
+    pipes: list[tuple[int, int]] = []
+    try:
+        pipes.extend(os.pipe() for _ in range(count))
+        yield pipes
+    finally:
+        for descriptor in (descriptor for pipe in pipes for descriptor in pipe):
+            os.close(descriptor)
+
+
+def _places(pipes: list[tuple[int, int]], script: bool) -> tuple[dict[int, int], dict[int, int]]:
+    """Which end of each pipe lies where: with the program, with its tester."""
+    (asked, asks), (answered, answers) = pipes[:2]
+    program = {candidate_process.REQUESTS: asked, candidate_process.REPLIES: answers}
+    if not script:
+        return program, {tester_process.TO_PROGRAM: asks, tester_process.FROM_PROGRAM: answered}
+    (stdin, feeds), (prints, stdout), (complains, stderr) = pipes[2:]
+    tester = {
+        script_process.REQUESTS: asks,
+        script_process.REPLIES: answered,
+        script_process.STDIN: feeds,
+        script_process.STDOUT: prints,
+        script_process.STDERR: complains,
+    }
+    return {**program, 0: stdin, 1: stdout, 2: stderr}, tester
+
+
+def _kill(pid: int) -> None:
+    for kill in (os.killpg, os.kill):  # its group is not there before setsid
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            kill(pid, signal.SIGKILL)
+
+
+def _reaped(pid: int, options: int) -> int | None:
+    """The exit status, negative for a signal; None: still running, or no child of ours."""
+    try:
+        found, status = os.waitpid(pid, options)
+    except ChildProcessError:
+        return 0
+    return os.waitstatus_to_exitcode(status) if found else None
+
+
+def _children() -> list[int]:
+    with open(f"/proc/self/task/{os.getpid()}/children") as file:
+        return [int(pid) for pid in file.read().split()]
+
+
+def _tell(line: socket.socket, message: dict[str, Any]) -> None:
+    """The last words on a grading; the tester may have been killed within a line."""
+    with contextlib.suppress(OSError):
+        line.setblocking(False)
+        line.send(b"\n" + json.dumps(message).encode() + b"\n")
