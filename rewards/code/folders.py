@@ -7,15 +7,19 @@ import os
 import secrets
 
 
-def remove_tree(path: str) -> None:
-    """Remove a folder and what is in it, as far as this user may; links are not followed.
+def remove_tree(path: str, *, most: int | None = None) -> bool:
+    """Remove a folder and what is in it, as far as this user may; links are not followed. Looks into at most `most`
+    folders, and not into one of more than `most` files; False: there is more to do.
 
     Subfolders are moved up before they are emptied: neither the depth of a tree nor the length of a path counts.
     """
-    waiting = [path]
+    waiting, looked = [path], 0
     while waiting:
         folder = waiting[-1]
-        inner = _empty(folder)
+        entries, looked = _entries(folder), looked + 1
+        if most is not None and (looked > most or len(entries) > most):
+            return False
+        inner = _empty(entries)
         try:
             if not inner:
                 os.rmdir(waiting.pop())
@@ -24,13 +28,14 @@ def remove_tree(path: str) -> None:
                 os.rename(found, above)
                 waiting.append(above)
         except OSError:
-            return  # not ours to remove
+            break  # not ours to remove
+    return True
 
 
-def _empty(folder: str) -> list[str]:
-    """Unlink what is no folder; the folders inside."""
+def _empty(entries: list[os.DirEntry[str]]) -> list[str]:
+    """Unlink what is no folder; the folders."""
     inner = []
-    for entry in _entries(folder):
+    for entry in entries:
         if entry.is_dir(follow_symlinks=False):
             inner.append(entry.path)
         else:

@@ -37,6 +37,8 @@ COMMON = (
 """Modules that programs often import; the rest is imported when asked for."""
 MAX_REQUEST_BYTES = 4096
 _CPU_GRACE_SECONDS = 1
+_FEW = 50
+"""So many files and folders are removed between two gradings; more, by a process of its own."""
 
 
 @dataclass
@@ -65,7 +67,7 @@ def main(control: int, owner: int, settings: str) -> None:
     for name in COMMON.split():
         importlib.import_module(name)
     chosen = json.loads(settings)
-    folder = tempfile.mkdtemp(prefix="textenv-code-")
+    folder = tempfile.mkdtemp(prefix=f"textenv-code-{chosen['trainer']}-")
     os.chmod(folder, 0o711)
     line = socket.socket(fileno=control)
     try:
@@ -88,6 +90,8 @@ class _Server:
         self._around = surroundings
         self._how: Confinement = surroundings.confinement
         self._gradings: dict[int, _Grading] = {}
+        self._removers: set[int] = set()
+        """Processes that remove what takes longer."""
         self._count = 0
         self._pid = os.getpid()
         self._memory = memory_in_use()
@@ -120,6 +124,8 @@ class _Server:
         finally:
             for grading in list(self._gradings.values()):
                 self._finish(grading, "the fork server ended")
+            for pid in self._removers:
+                _reaped(pid, 0)
 
     def _patience(self) -> float | None:
         """Milliseconds until the next deadline."""
@@ -194,6 +200,7 @@ class _Server:
     def _look_after(self) -> None:
         """Reap what ended, finish what is done or late."""
         now = time.monotonic()
+        self._removers -= {pid for pid in self._removers if _reaped(pid, os.WNOHANG) is not None}
         for grading in list(self._gradings.values()):
             for pid in (grading.candidate, grading.tester):
                 if pid not in grading.ended and (status := _reaped(pid, os.WNOHANG)) is not None:
@@ -213,17 +220,23 @@ class _Server:
         del self._gradings[grading.slot]
         if self._around.strays:
             self._kill_strays()
-        remove_tree(grading.folder)
+        if not remove_tree(grading.folder, most=_FEW):
+            self._removers.add(_fork_to(lambda: _remove(grading.folder), 0))
         _tell(grading.line, {"ended": ended, "status": candidate})
         grading.line.close()
 
     def _kill_strays(self) -> None:
         """Processes that left their session and outlived the program: they are children of nobody but this server."""
-        known = {pid for g in self._gradings.values() for pid in (g.candidate, g.tester)}
+        known = {pid for g in self._gradings.values() for pid in (g.candidate, g.tester)} | self._removers
         while strays := [pid for pid in _children() if pid not in known]:
             for pid in strays:
                 _kill(pid)
                 _reaped(pid, 0)
+
+
+def _remove(folder: str) -> int:
+    keep_only({})  # the line to the trainer above all, who waits for its end
+    return int(not remove_tree(folder))
 
 
 def _ignore(*_: object) -> None:

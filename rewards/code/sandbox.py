@@ -190,6 +190,7 @@ def _report(lines: list[dict[str, Any]]) -> Report:
 
 def _start(settings: Settings, control: socket.socket, owner: int) -> subprocess.Popen[bytes]:
     chosen = {
+        "trainer": os.getpid(),  # for whoever wonders in a list of processes whose this is
         "backend": settings.backend,
         "without": sorted(settings.without),
         "namespaces": {layer: identity(layer) for layer in LINKS},
