@@ -118,7 +118,7 @@ VERDICT = {
     ),
     "printed marker": "print('passed')\nprint('OK')\ndef add(a, b):\n    print('1 passed in 0.01s')\n    return 0",
     "answers in advance": (
-        'import os\nfor _ in range(99):\n    os.write(5, b\'{"tuple": ["value", 3, {"list": []}]}\\n\')\n'
+        'import os\nfor _ in range(99):\n    os.write(5, b\'{"tuple": ["value", 4, {"list": []}]}\\n\')\n'
         "def add(a, b): return 0"
     ),
     "answers that are no plain data": (

@@ -6,7 +6,6 @@ from mutants import first_mutant
 from rewards import Sample
 from rewards.code import UnitTests
 
-
 EQUIVALENT = {}
 """Task -> why the changed program computes the same for all inputs that the task allows, or for all its tests."""
 

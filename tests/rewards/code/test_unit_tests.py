@@ -11,7 +11,6 @@ from rewards import Sample, Scorer
 from rewards.code import UnitTests, sandbox
 from rewards.code.plain_data import from_line, to_line
 
-
 TESTS = "assert add(1, 2) == 3\nassert add(2, 2) == 4"
 
 

