@@ -7,7 +7,6 @@ values that the tests look at.
 from __future__ import annotations
 
 import atexit
-import gc
 import os
 import sys
 import tempfile
@@ -28,7 +27,6 @@ def main(*, script: bool, folder: str) -> int:
     for name in ("HOME", "TMPDIR"):
         os.environ[name] = folder
     tempfile.tempdir = None  # the server's own, remembered
-    gc.enable()
     requests, replies = os.fdopen(REQUESTS, "rb"), os.fdopen(REPLIES, "wb")
     replies.write(READY)
     replies.flush()

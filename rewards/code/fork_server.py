@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from rewards.code import candidate_process, script_process, tester_process
@@ -64,10 +65,11 @@ class _Grading:
 def main(control: int, owner: int, settings: str) -> None:
     """Serve until the owner has gone. `owner`: its pidfd, or -1."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])  # the trainer's mask came through exec
     for name in COMMON.split():
         importlib.import_module(name)
     chosen = json.loads(settings)
-    folder = tempfile.mkdtemp(prefix=f"textenv-code-{chosen['trainer']}-")
+    folder = tempfile.mkdtemp(prefix=f"textenv-code-{chosen['trainer']}-", dir=_place_for_folders())
     os.chmod(folder, 0o711)
     line = socket.socket(fileno=control)
     try:
@@ -78,6 +80,19 @@ def main(control: int, owner: int, settings: str) -> None:
         server.serve()
     finally:
         remove_tree(folder)
+        os._exit(0)  # nothing is left to tidy up, and somebody may be waiting
+
+
+def _place_for_folders() -> str | None:
+    """Where other users may pass through, if programs are given another user; None: the usual place."""
+    if os.geteuid() != 0:
+        return None
+    places = (tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm")
+    return next((place for place in places if os.path.isdir(place) and _open_to_all(place)), None)
+
+
+def _open_to_all(path: str) -> bool:
+    return all(os.stat(part).st_mode & 0o001 for part in (path, *map(str, Path(path).parents)))
 
 
 class _Server:
@@ -191,6 +206,7 @@ class _Server:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.setsid()
+        gc.enable()
         library = {} if self._how.library is None else {LIBRARY_PLACE: self._how.library}
         keep_only({**places, **library})
         if library:

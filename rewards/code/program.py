@@ -88,9 +88,9 @@ def _calls(tests: str | Sequence[str], entry_point: str | None) -> Plan:
 
 def _pairs(tests: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One mapping a case."""
-    inputs, outputs = tests.get("inputs"), tests.get("outputs")
-    lists = isinstance(inputs, Sequence) and isinstance(outputs, Sequence) and not isinstance(inputs, str)
-    if not lists or len(inputs) != len(outputs) or not inputs:
+    both = [tests.get(name) for name in ("inputs", "outputs")]
+    inputs, outputs = ([] if isinstance(some, str) or not isinstance(some, Sequence) else some for some in both)
+    if len(inputs) != len(outputs) or not inputs:
         raise ValueError(f"tests must have lists inputs and outputs of equal length above 0, got {tests!r}"[:300])
     return [{"input": one, "output": other} for one, other in zip(inputs, outputs, strict=True)]
 

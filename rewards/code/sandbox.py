@@ -108,32 +108,33 @@ class _Server:
     """A running fork server."""
 
     def __init__(self, settings: Settings) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.owner = os.getpid()
         owner = _own_pidfd()
         try:
             self._process = _start(settings, theirs, owner)
+        except OSError:
+            self._line.close()
+            raise
         finally:
             theirs.close()
             if owner >= 0:
                 os.close(owner)
-        self._line = ours
-        self.layers: Mapping[str, Layer] = {}
         self.pid = self._process.pid
-        self.stop = weakref.finalize(self, _end, self._process, ours, os.getpid())
+        self._folder: list[str] = []
+        self.stop = weakref.finalize(self, _end, self._process, self._line, self.owner, self._folder)
         told = self._greeting()
-        self.layers = {name: Layer(name, *found) for name, found in told["layers"].items()}
         if settings.backend == "fork_server":
-            self.stop.detach()
-            self.stop = weakref.finalize(self, _end, self._process, ours, os.getpid(), told["folder"])
+            self._folder.append(told["folder"])  # with bubblewrap it is in a file system that ends with the server
+        self.layers = {name: Layer(name, *found) for name, found in told["layers"].items()}
 
     def _greeting(self) -> dict[str, Any]:
         self._line.settimeout(STARTUP_SECONDS)
+        reason = "it ended"
         try:
             told = self._line.recv(1 << 16)
         except OSError as error:
             told, reason = b"", str(error)
-        else:
-            reason = "it ended"
         if not told:
             self.stop()
             raise SandboxError(f"the fork server could not be started: {reason}, {self._process.args!r}"[:500])
@@ -219,7 +220,7 @@ def _own_pidfd() -> int:
         return -1
 
 
-def _end(process: subprocess.Popen[bytes], line: socket.socket, owner: int, folder: str | None = None) -> None:
+def _end(process: subprocess.Popen[bytes], line: socket.socket, owner: int, folders: list[str]) -> None:
     """End a server; only its owner may, a fork of the owner has just a copy of the handle."""
     with contextlib.suppress(OSError):
         line.close()
@@ -232,7 +233,7 @@ def _end(process: subprocess.Popen[bytes], line: socket.socket, owner: int, fold
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    if folder is not None:
+    for folder in folders:
         remove_tree(folder)  # a killed server could not
 
 
@@ -243,7 +244,7 @@ _lock = threading.Lock()
 def _server(settings: Settings) -> _Server:
     with _lock:
         server = _servers.get(settings)
-        if server is None:
+        if server is None or server.owner != os.getpid():
             server = _servers[settings] = _Server(settings)
         return server
 

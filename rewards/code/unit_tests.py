@@ -95,7 +95,7 @@ class UnitTests:
 
     def score_batch(self, samples: Sequence[Sample]) -> list[Score | Failure]:
         """One score per sample; threads only wait for the processes."""
-        with ThreadPoolExecutor(self.concurrency or os.cpu_count() or 1) as threads:
+        with ThreadPoolExecutor(self.concurrency or len(os.sched_getaffinity(0))) as threads:
             return list(threads.map(self._score_or_failure, samples))
 
     @property
