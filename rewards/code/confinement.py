@@ -22,8 +22,8 @@ from rewards.code.system_calls import (
 
 _ABOVE = 64
 """Descriptors are parked from here on while they are put in their places."""
-LIBRARY_PLACE = 3
-"""Where the standard library's folder is held open."""
+_LIBRARY = 32
+"""The folder of the standard library is held open from here on."""
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
 SYSTEM_FILES = ("/usr/lib", "/lib", "/lib64", "/usr/lib64", "/etc/ld.so.cache", "/etc/localtime", "/usr/share/zoneinfo")
 
@@ -87,23 +87,36 @@ def _rules(how: Confinement, folder: str | None) -> int | None:
     return landlock.ruleset(how.landlock_abi, read=how.read, use=DEVICES, write=[folder] if folder else [])
 
 
-def keep_only(places: Mapping[int, int]) -> None:
-    """Put descriptors (the values) at their places (the keys, below 64) and close all others.
+def keep_only(places: Mapping[int, int], *, also: int | None = None) -> None:
+    """Put descriptors (the values) at their places (the keys, below 64) and close all others but `also`.
 
     Places below the last that nobody claims lead to /dev/null; 0, 1 and 2 are always there.
     """
-    null = fcntl.fcntl(os.open(os.devnull, os.O_RDWR), fcntl.F_DUPFD, _ABOVE)
+    null = os.open(os.devnull, os.O_RDWR)
     parked = {place: fcntl.fcntl(descriptor, fcntl.F_DUPFD, _ABOVE) for place, descriptor in places.items()}
+    parked[-1] = fcntl.fcntl(null, fcntl.F_DUPFD, _ABOVE)
     end = max([2, *places]) + 1
     for place in range(end):
-        os.dup2(parked.get(place, null), place, inheritable=place <= 2)
+        os.dup2(parked.get(place, parked[-1]), place, inheritable=place <= 2)
+    if also is not None:
+        close_from(end, also - 1)
+        end = also + 1
     close_from(end)
 
 
-def import_through(place: int) -> None:
+def hold_open(folder: str) -> int:
+    """A descriptor of a folder, out of the way of the places."""
+    descriptor = os.open(folder, getattr(os, "O_PATH", 0) | os.O_DIRECTORY)
+    try:
+        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _LIBRARY)
+    finally:
+        os.close(descriptor)
+
+
+def import_through(descriptor: int) -> None:
     """Import the standard library by way of an open folder: its own path leads through folders of another user."""
     library = os.path.dirname(os.__file__)
-    through = f"/proc/self/fd/{place}"
+    through = f"/proc/self/fd/{descriptor}"
     sys.path[:] = [path.replace(library, through, 1) for path in sys.path if path.startswith(library)]
     for module in list(sys.modules.values()):
         paths = getattr(module, "__path__", None)

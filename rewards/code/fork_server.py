@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from rewards.code import candidate_process, script_process, tester_process
-from rewards.code.confinement import LIBRARY_PLACE, Confinement, confine, import_through, keep_only
+from rewards.code.confinement import Confinement, confine, import_through, keep_only
 from rewards.code.folders import remove_tree
 from rewards.code.limits import memory_in_use
 from rewards.code.surroundings import Surroundings, examine
@@ -110,6 +110,8 @@ class _Server:
         self._count = 0
         self._pid = os.getpid()
         self._memory = memory_in_use()
+        if self._how.library is not None:
+            import_through(self._how.library)
         self._woken, wakes = os.pipe()
         for descriptor in (self._woken, wakes):
             os.set_blocking(descriptor, False)
@@ -207,10 +209,7 @@ class _Server:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.setsid()
         gc.enable()
-        library = {} if self._how.library is None else {LIBRARY_PLACE: self._how.library}
-        keep_only({**places, **library})
-        if library:
-            import_through(LIBRARY_PLACE)
+        keep_only(places, also=self._how.library)
         confine(self._how, user=user, folder=folder, server=server, **limits)
 
     def _look_after(self) -> None:

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from rewards.code import landlock, probes, seccomp
-from rewards.code.confinement import SYSTEM_FILES, Confinement
+from rewards.code.confinement import SYSTEM_FILES, Confinement, hold_open
 from rewards.code.layers import LAYERS, NAMESPACES, Layer
 from rewards.code.namespaces import enter, enter_user_namespace
 from rewards.code.probes import in_child
 
 LEFT_OUT = "left out on request"
-_PATH_ONLY = getattr(os, "O_PATH", 0)
 
 
 @dataclass(frozen=True)
@@ -107,4 +106,4 @@ def _library_for(user: int | None) -> int | None:
     """The standard library's folder, held open, where this user could not get to it by its path."""
     if user is None or probes.can_read_library(user):
         return None
-    return os.open(os.path.dirname(os.__file__), _PATH_ONLY | os.O_DIRECTORY)
+    return hold_open(os.path.dirname(os.__file__))

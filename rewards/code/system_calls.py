@@ -5,6 +5,7 @@ Numbers are those of the kernel's tables, for x86-64 (tested) and aarch64 (writt
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
@@ -95,17 +96,15 @@ def drop_capabilities() -> None:
     system_call("capset", ctypes.byref(header), ctypes.byref((ctypes.c_uint32 * 6)()))
 
 
-def close_from(lowest: int) -> None:
-    """Close every descriptor from `lowest` on."""
+def close_from(lowest: int, highest: int = 0xFFFFFFFF) -> None:
+    """Close every descriptor from `lowest` to `highest`, both included."""
     try:
-        system_call("close_range", lowest, 0xFFFFFFFF, 0)
+        system_call("close_range", lowest, highest, 0)
     except OSError:  # a kernel before 5.9
         for descriptor in (int(name) for name in os.listdir("/proc/self/fd")):
-            if descriptor >= lowest:
-                try:
+            if lowest <= descriptor <= highest:
+                with contextlib.suppress(OSError):  # the one that listed the folder
                     os.close(descriptor)
-                except OSError:
-                    continue  # the one that listed the folder
 
 
 def _word(argument: Any) -> Any:

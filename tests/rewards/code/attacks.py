@@ -359,8 +359,8 @@ OUTSIDE = {
     "read by another root": effect("return open('/proc/1/root/etc/passwd').read() != ''"),
     "list home": effect("return os.listdir('HOME') is not None"),
     "read through the library's folder": effect("""
-        place = os.open("/proc/self/fd/3/../../../..", os.O_RDONLY)
-        return bool(os.listdir(place))
+        folders = [n for n in range(64) if os.path.isdir(f"/proc/self/fd/{n}")]
+        return any(os.listdir(os.open(f"/proc/self/fd/{n}/../../../..", os.O_RDONLY)) for n in folders)
     """),
     "environment": effect("return any('hf_' in value or 'TOKEN' in name for name, value in os.environ.items())"),
     "environment by C": effect("return libc.getenv(b'HF_TOKEN') != 0"),
