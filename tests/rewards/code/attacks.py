@@ -26,15 +26,16 @@ SECRET = "hf_0123456789secret"
 
 
 def effect(body):
-    """A program that is right when its attack worked: `body` is a function's, and returns whether it did."""
+    """A program that is right when its attack worked: `body` is a function's, and returns whether it did. Why it did
+    not is what the program then raises, so that an attack with a mistake in it is found out."""
     return (
         "import ctypes, errno, gc, os, signal, socket, stat, sys, threading, time\n"
         "libc = ctypes.CDLL(None, use_errno=True)\n"
         "def attempt():\n"
         f"{textwrap.indent(textwrap.dedent(body).strip(), '    ')}\n"
-        "try:\n    worked = attempt()\n"
-        "except BaseException:\n    worked = False\n"
-        "def add(a, b): return a + b if worked else None\n"
+        "try: worked, why = attempt(), 'nothing'\n"
+        "except BaseException as error: worked, why = False, repr(error)\n"
+        "def add(a, b):\n    if worked: return a + b\n    raise RuntimeError('attack: ' + why)\n"
     )
 
 

@@ -18,6 +18,8 @@ from rewards.code.layers import NAMESPACES
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
 OTHER = 65534
+MISTAKES = ("attack: NameError", "attack: SyntaxError", "attack: AttributeError", "attack: TypeError", "attack: Import")
+"""What a mistake in an attack would raise, and no layer does."""
 ENVIRONMENT = {
     "PATH": "/usr/bin:/bin",
     "PYTHONPATH": str(ROOT),
@@ -89,6 +91,7 @@ def test_no_attack_wins_or_leaves_a_trace(name):
     found = outcome(name)
     assert {attack: score for attack, score in found["scores"].items() if score[0] != 0.0} == {}
     assert all(reason for _, _, reason in found["scores"].values())
+    assert [a for a, (_, _, told) in found["scores"].items() if any(mistake in told for mistake in MISTAKES)] == []
     assert (found["harm"], found["left"]) == ([], [])
     assert found["same_server"], "an attack killed the fork server"
     assert found["right"] == 1.0, "no program is graded any more"
