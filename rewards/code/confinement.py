@@ -6,7 +6,7 @@ import fcntl
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rewards.code import landlock, seccomp
@@ -22,6 +22,8 @@ from rewards.code.system_calls import (
 
 _ABOVE = 64
 """Descriptors are parked from here on while they are put in their places."""
+RULES = 3
+"""The place of a ruleset of Landlock."""
 _LIBRARY = 32
 """The folder of the standard library is held open from here on."""
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
@@ -45,17 +47,24 @@ class Confinement:
 
 
 def confine(
-    how: Confinement, *, user: int | None, folder: str | None, cpu_seconds: int, memory_bytes: int, server: int = 0
+    how: Confinement,
+    *,
+    user: int | None,
+    folder: str,
+    rules: int | None,
+    cpu_seconds: int,
+    memory_bytes: int,
+    server: int = 0,
 ) -> None:
-    """Give up rights for good. `folder`: what may be written; None: nothing. `server`: who must still be the parent.
+    """Give up rights for good and work in `folder`. `rules`: the open ruleset of Landlock; `server`: who must still be
+    the parent.
 
     Raises `OSError` where a layer that worked in its probe does not; the process must end then.
     """
     threads = how.own_users or user is not None
     if "rlimits" in how.layers:
         limit_this_process(cpu_seconds=cpu_seconds, memory_bytes=memory_bytes, threads=threads)
-    rules = _rules(how, folder)
-    os.chdir(folder or "/")
+    os.chdir(folder)
     if user is not None:
         become(user)
     if "parent_death" in how.layers:
@@ -74,17 +83,28 @@ def confine(
         seccomp.install(how.filter)
 
 
+def rules_for(how: Confinement, folders: Sequence[str]) -> int | None:
+    """An open ruleset under which only `folders` may be written; None without Landlock."""
+    if "landlock" not in how.layers:
+        return None
+    return landlock.ruleset(how.landlock_abi, read=how.read, use=DEVICES, write=folders)
+
+
+def readable(paths: Iterable[str]) -> tuple[str, ...]:
+    """The paths that exist, without those that lie beneath others.
+
+    >>> readable(["/usr/bin", "/usr", "/no such", "/usr/"])
+    ('/usr',)
+    """
+    real = sorted({os.path.realpath(path) for path in paths if os.path.exists(path)})
+    return tuple(path for path in real if not any(path.startswith(f"{other}/") for other in real))
+
+
 def become(user: int) -> None:
     """Be another user, of a group of the same number, and no other group."""
     os.setgroups([])
     os.setresgid(user, user, user)
     os.setresuid(user, user, user)
-
-
-def _rules(how: Confinement, folder: str | None) -> int | None:
-    if "landlock" not in how.layers:
-        return None
-    return landlock.ruleset(how.landlock_abi, read=how.read, use=DEVICES, write=[folder] if folder else [])
 
 
 def keep_only(places: Mapping[int, int], *, also: int | None = None) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from rewards.code import candidate_process, script_process, tester_process
-from rewards.code.confinement import Confinement, confine, import_through, keep_only
+from rewards.code.confinement import RULES, Confinement, confine, import_through, keep_only, rules_for
 from rewards.code.folders import remove_tree
 from rewards.code.limits import memory_in_use
 from rewards.code.surroundings import Surroundings, examine
@@ -112,6 +112,7 @@ class _Server:
         self._memory = memory_in_use()
         if self._how.library is not None:
             import_through(self._how.library)
+        self._testers_rules = rules_for(self._how, [])
         self._woken, wakes = os.pipe()
         for descriptor in (self._woken, wakes):
             os.set_blocking(descriptor, False)
@@ -185,15 +186,16 @@ class _Server:
             "cpu_seconds": math.ceil(request["timeout_seconds"]) + _CPU_GRACE_SECONDS,
             "memory_bytes": self._memory + (request["memory_mb"] << 20),
         }
-        with _pipes(5 if grading.script else 2) as pipes:
+        with _pipes(5 if grading.script else 2) as pipes, _open(rules_for(self._how, [grading.folder])) as rules:
             theirs, ours = _places(pipes, grading.script)
 
             def candidate() -> int:
-                self._enter(theirs, limits, users[0], grading.folder)
+                self._enter(theirs, rules, user=users[0], folder=grading.folder, **limits)
                 return candidate_process.main(script=grading.script, folder=grading.folder)
 
             def tester() -> int:
-                self._enter({tester_process.JOB: grading.line.fileno(), **ours}, limits, users[1], None)
+                places = {tester_process.JOB: grading.line.fileno(), **ours}
+                self._enter(places, self._testers_rules, user=users[1], folder="/", **limits)
                 (script_process if grading.script else tester_process).main()
                 return 0
 
@@ -201,16 +203,19 @@ class _Server:
             grading.candidate = _fork_to(candidate, own)
             grading.tester = _fork_to(tester, 0)
 
-    def _enter(self, places: dict[int, int], limits: dict[str, int], user: int | None, folder: str | None) -> None:
+    def _enter(
+        self, places: dict[int, int], rules: int | None, *, user: int | None, folder: str, **limits: int
+    ) -> None:
         """What every forked process does first."""
-        server = 0 if folder and self._around.own_pids else self._pid
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.setsid()
         gc.enable()
-        keep_only(places, also=self._how.library)
-        confine(self._how, user=user, folder=folder, server=server, **limits)
+        keep_only(places if rules is None else {RULES: rules, **places}, also=self._how.library)
+        server = 0 if os.getppid() == 0 else self._pid  # in a pid namespace of its own the parent has no number
+        rules = None if rules is None else RULES
+        confine(self._how, user=user, folder=folder, rules=rules, server=server, **limits)
 
     def _look_after(self) -> None:
         """Reap what ended, finish what is done or late."""
@@ -279,6 +284,15 @@ def _pipes(count: int) -> Iterator[list[tuple[int, int]]]:
         yield pipes
     finally:
         for descriptor in (descriptor for pipe in pipes for descriptor in pipe):
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _open(descriptor: int | None) -> Iterator[int | None]:
+    try:
+        yield descriptor
+    finally:
+        if descriptor is not None:
             os.close(descriptor)
 
 

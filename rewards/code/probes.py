@@ -14,7 +14,7 @@ import socket
 import threading
 from collections.abc import Callable
 
-from rewards.code.confinement import Confinement, become, confine
+from rewards.code.confinement import Confinement, become, confine, rules_for
 from rewards.code.limits import memory_in_use
 from rewards.code.namespaces import identity
 from rewards.code.system_calls import (
@@ -73,11 +73,11 @@ def succeeds(action: Callable[[], object]) -> bool:
     return True
 
 
-def alone(layer: str, how: Confinement | None = None, folder: str | None = None, user: int | None = None) -> None:
+def alone(layer: str, how: Confinement | None = None, folder: str = "/") -> None:
     """Put one layer in force in this process, with no_new_privs, which others rest on."""
-    layers = frozenset({layer, "no_new_privs"})
-    how = how or Confinement(layers)
-    confine(how, user=user, folder=folder, cpu_seconds=1, memory_bytes=memory_in_use() + ROOM)
+    how = how or Confinement(frozenset({layer, "no_new_privs"}))
+    memory = memory_in_use() + ROOM
+    confine(how, user=None, folder=folder, rules=rules_for(how, [folder]), cpu_seconds=1, memory_bytes=memory)
 
 
 def rlimits() -> None:

@@ -2,7 +2,7 @@
 
 Berkeley packet filter by prctl(2), no library. A deny list, since what an interpreter needs changes with its version;
 calls newer than the tables do not exist (ENOSYS). Numbers: asm/unistd_64.h for x86-64 (tested), asm-generic/unistd.h
-for aarch64 (written, never run).
+for aarch64 (written, never run on one).
 """
 
 from __future__ import annotations
@@ -71,7 +71,11 @@ _DENIED: dict[str, tuple[int | None, int | None]] = {
 
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _KILL_PROCESS, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
+_DENY, _UNKNOWN = _ERRNO | errno.EPERM, _ERRNO | errno.ENOSYS
 _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16
+
+Steps = tuple[bytes, ...]
+"""Instructions of eight bytes: operation, jumps if true and if false (how many to leave out), operand."""
 
 
 def filter_program() -> bytes:
@@ -80,23 +84,38 @@ def filter_program() -> bytes:
 
 
 def program_for(machine: int) -> bytes:
-    """Instructions of eight bytes each: operation, two relative jumps, operand."""
-    denied, unknown = _ERRNO | errno.EPERM, _ERRNO | errno.ENOSYS
-    steps = [_step(_LOAD, _ARCHITECTURE), *_unless_equal(_AUDIT_ARCHITECTURES[machine], _KILL_PROCESS)]
-    steps += [_step(_LOAD, _NUMBER), *_if(_AT_LEAST, _X32, denied), *_if(_AT_LEAST, _NEWEST + 1, unknown)]
-    steps += _if(_EQUAL, _CLONE3, unknown)  # its flags lie in memory; the C library falls back to clone
-    for numbers in _DENIED.values():
-        number = numbers[machine]
-        if number is not None:
-            steps += _if(_EQUAL, number, denied)
-    # threads are fine, processes are not
-    steps += _for_call(_CLONE[machine], 0, [*_if(_ANY_BIT, _CLONE_THREAD, _ALLOW), _step(_RETURN, denied)])
-    # limits may be read, not set: a null pointer in both halves
-    setting = [*_unless_equal(0, denied), _step(_LOAD, _ARGUMENTS + 8 * 2 + 4), *_unless_equal(0, denied)]
-    steps += _for_call(_PRLIMIT[machine], 2, [*setting, _step(_RETURN, _ALLOW)])
-    typing = [step for request in _TERMINAL_INPUT for step in _if(_EQUAL, request, denied)]
-    steps += _for_call(_IOCTL[machine], 1, [*typing, _step(_RETURN, _ALLOW)])
-    return b"".join([*steps, _step(_RETURN, _ALLOW)])
+    """A binary search among ranges of numbers that fare alike: the kernel tries every number when it installs it."""
+    start = (_step(_LOAD, _ARCHITECTURE), *_unless_equal(_AUDIT_ARCHITECTURES[machine], _KILL_PROCESS))
+    return b"".join([*start, _step(_LOAD, _NUMBER), *_search(_ranges(machine))])
+
+
+def _ranges(machine: int) -> list[tuple[int, Steps]]:
+    """First number of each range, and what is done with its calls."""
+    allow, deny = (_step(_RETURN, _ALLOW),), (_step(_RETURN, _DENY),)
+    threads = (*_if(_ANY_BIT, _CLONE_THREAD, _ALLOW), *deny)
+    reading = (*_unless_equal(0, _DENY), _step(_LOAD, _ARGUMENTS + 8 * 2 + 4), *_unless_equal(0, _DENY), *allow)
+    typing = tuple(step for request in _TERMINAL_INPUT for step in _if(_EQUAL, request, _DENY))
+    special = {
+        _CLONE[machine]: (_load(0), *threads),  # threads, not processes
+        _PRLIMIT[machine]: (_load(2), *reading),  # limits are read, not set: the new one is null, in both halves
+        _IOCTL[machine]: (_load(1), *typing, *allow),
+        _CLONE3: (_step(_RETURN, _UNKNOWN),),  # its flags lie in memory; the C library falls back to clone
+    }
+    denied = {numbers[machine] for numbers in _DENIED.values()}
+    ranges: list[tuple[int, Steps]] = []
+    for number in range(_NEWEST + 1):
+        steps = special.get(number, deny if number in denied else allow)
+        if not ranges or ranges[-1][1] != steps:
+            ranges.append((number, steps))
+    return [*ranges, (_NEWEST + 1, (_step(_RETURN, _UNKNOWN),)), (_X32, deny)]
+
+
+def _search(ranges: list[tuple[int, Steps]]) -> Steps:
+    if len(ranges) == 1:
+        return ranges[0][1]
+    middle = len(ranges) // 2
+    below, above = _search(ranges[:middle]), _search(ranges[middle:])
+    return (_step(_AT_LEAST, ranges[middle][0], len(below), 0), *below, *above)
 
 
 class _Program(ctypes.Structure):
@@ -112,15 +131,14 @@ def _step(operation: int, operand: int, if_true: int = 0, if_false: int = 0) -> 
     return struct.pack("=HBBI", operation, if_true, if_false, operand)
 
 
-def _if(test: int, operand: int, result: int) -> list[bytes]:
-    return [_step(test, operand, 0, 1), _step(_RETURN, result)]
+def _load(argument: int) -> bytes:
+    """The lower half of an argument."""
+    return _step(_LOAD, _ARGUMENTS + 8 * argument)
 
 
-def _unless_equal(operand: int, result: int) -> list[bytes]:
-    return [_step(_EQUAL, operand, 1, 0), _step(_RETURN, result)]
+def _if(test: int, operand: int, result: int) -> Steps:
+    return _step(test, operand, 0, 1), _step(_RETURN, result)
 
 
-def _for_call(number: int, argument: int, steps: list[bytes]) -> list[bytes]:
-    """`steps`, with the lower half of an argument loaded, for one call; they must end in a return."""
-    load = _step(_LOAD, _ARGUMENTS + 8 * argument)
-    return [_step(_EQUAL, number, 0, len(steps) + 1), load, *steps]
+def _unless_equal(operand: int, result: int) -> Steps:
+    return _step(_EQUAL, operand, 1, 0), _step(_RETURN, result)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rewards.code import landlock, probes, seccomp
-from rewards.code.confinement import SYSTEM_FILES, Confinement, hold_open
+from rewards.code.confinement import SYSTEM_FILES, Confinement, hold_open, readable
 from rewards.code.layers import LAYERS, NAMESPACES, Layer
 from rewards.code.namespaces import enter, enter_user_namespace
 from rewards.code.probes import in_child
@@ -46,8 +46,7 @@ def examine(folder: str, without: frozenset[str], outside: Mapping[str, int], ba
     first_user, why["other_user"] = (None, LEFT_OUT) if "other_user" in without else probes.first_user()
     abi, no_landlock = _known(landlock.abi)
     steps, no_seccomp = _known(seccomp.filter_program)
-    installed = (*sys.path, os.path.join(sys.base_prefix, "lib"))
-    read = (*(path for path in installed if os.path.exists(path)), *SYSTEM_FILES)
+    read = readable([*sys.path, os.path.join(sys.base_prefix, "lib"), *SYSTEM_FILES])
     attempts: dict[str, Callable[[], object]] = {
         "rlimits": probes.rlimits,
         "no_new_privs": probes.no_new_privs,

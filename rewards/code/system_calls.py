@@ -35,6 +35,8 @@ _NUMBERS = {
     "landlock_add_rule": (445, 445),
     "landlock_restrict_self": (446, 446),
 }
+_CAPABILITY_HEADER = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+_NO_CAPABILITIES = (ctypes.c_uint32 * 6)()
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC_WITH_GIL = ctypes.PyDLL(None, use_errno=True)
 
@@ -92,8 +94,7 @@ def fork_into(namespaces: int) -> int:
 
 def drop_capabilities() -> None:
     """Give up every capability of this process, in all three sets."""
-    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
-    system_call("capset", ctypes.byref(header), ctypes.byref((ctypes.c_uint32 * 6)()))
+    system_call("capset", ctypes.byref(_CAPABILITY_HEADER), ctypes.byref(_NO_CAPABILITIES))
 
 
 def close_from(lowest: int, highest: int = 0xFFFFFFFF) -> None:
