@@ -18,7 +18,9 @@ _NEWEST = 452
 """fchmodat2: the newest call that the tables below know."""
 _X32 = 0x40000000
 _CLONE_THREAD = 0x00010000
-_CLONE, _PRLIMIT, _IOCTL, _CLONE3 = (56, 220), (302, 261), (16, 29), 435
+_CLONE, _PRLIMIT, _IOCTL, _FCNTL, _CLONE3 = (56, 220), (302, 261), (16, 29), (72, 25), 435
+_OWNER_OF_SIGNALS = (8, 10, 15)
+"""fcntl commands that send a signal to whom one likes: F_SETOWN, F_SETSIG, F_SETOWN_EX."""
 _TERMINAL_INPUT = (0x5412, 0x541C)
 """ioctl requests that type into a terminal: TIOCSTI, TIOCLINUX."""
 
@@ -32,7 +34,7 @@ _DENIED: dict[str, tuple[int | None, int | None]] = {
     "process_mrelease": (448, 448), "kcmp": (312, 272), "prctl": (157, 167), "setpgid": (109, 154),
     "setsid": (112, 157), "setpriority": (141, 140), "sched_setparam": (142, 118), "sched_setscheduler": (144, 119),
     "sched_setaffinity": (203, 122), "sched_setattr": (314, 274), "ioprio_set": (251, 30), "setrlimit": (160, 164),
-    "personality": (135, 92), "modify_ldt": (154, None),
+    "personality": (135, 92), "modify_ldt": (154, None), "migrate_pages": (256, 238), "move_pages": (279, 239),
     # sockets and what else leads to other processes
     "socket": (41, 198), "socketpair": (53, 199), "connect": (42, 203), "accept": (43, 202), "accept4": (288, 242),
     "bind": (49, 200), "listen": (50, 201), "sendto": (44, 206), "recvfrom": (45, 207), "sendmsg": (46, 211),
@@ -62,7 +64,7 @@ _DENIED: dict[str, tuple[int | None, int | None]] = {
     "setdomainname": (171, 162), "settimeofday": (164, 170), "clock_settime": (227, 112), "adjtimex": (159, 171),
     "clock_adjtime": (305, 266), "acct": (163, 89), "syslog": (103, 116), "vhangup": (153, 58), "iopl": (172, None),
     "ioperm": (173, None), "init_module": (175, 105), "finit_module": (313, 273), "delete_module": (176, 106),
-    "kexec_load": (246, 104), "kexec_file_load": (320, 294),
+    "kexec_load": (246, 104), "kexec_file_load": (320, 294), "sync": (162, 81), "syncfs": (306, 267),
     # large attack surface, no use here
     "bpf": (321, 280), "perf_event_open": (298, 241), "userfaultfd": (323, 282), "io_setup": (206, 0),
     "io_submit": (209, 2), "io_uring_setup": (425, 425), "io_uring_enter": (426, 426),
@@ -94,11 +96,15 @@ def _ranges(machine: int) -> list[tuple[int, Steps]]:
     allow, deny = (_step(_RETURN, _ALLOW),), (_step(_RETURN, _DENY),)
     threads = (*_if(_ANY_BIT, _CLONE_THREAD, _ALLOW), *deny)
     reading = (*_unless_equal(0, _DENY), _step(_LOAD, _ARGUMENTS + 8 * 2 + 4), *_unless_equal(0, _DENY), *allow)
-    typing = tuple(step for request in _TERMINAL_INPUT for step in _if(_EQUAL, request, _DENY))
+    typing, signalling = (
+        tuple(step for request in requests for step in _if(_EQUAL, request, _DENY))
+        for requests in (_TERMINAL_INPUT, _OWNER_OF_SIGNALS)
+    )
     special = {
         _CLONE[machine]: (_load(0), *threads),  # threads, not processes
         _PRLIMIT[machine]: (_load(2), *reading),  # limits are read, not set: the new one is null, in both halves
         _IOCTL[machine]: (_load(1), *typing, *allow),
+        _FCNTL[machine]: (_load(1), *signalling, *allow),
         _CLONE3: (_step(_RETURN, _UNKNOWN),),  # its flags lie in memory; the C library falls back to clone
     }
     denied = {numbers[machine] for numbers in _DENIED.values()}

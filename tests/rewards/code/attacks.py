@@ -282,6 +282,14 @@ PROCESSES = {
         return hit > 0
     """),
     "signal by pidfd": effect("return libc.syscall(424, libc.syscall(434, TRAINER, 0), 9, 0, 0) == 0"),
+    "signal by a pipe": effect("""
+        import fcntl
+        reads, writes = os.pipe()
+        fcntl.fcntl(reads, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(reads, fcntl.F_SETOWN, TRAINER)
+        fcntl.fcntl(reads, fcntl.F_SETFL, os.O_ASYNC)
+        return os.write(writes, b"x") > 0
+    """),
     "trace the trainer": effect("return libc.ptrace(16, TRAINER, 0, 0) == 0"),
     "memory of the trainer": effect("return bool(open('/proc/TRAINER/mem', 'rb'))"),
     "memory of every process": effect("""

@@ -77,6 +77,12 @@ def test_nobody_types_into_a_terminal(machine, ioctl):
     assert verdict(machine, ioctl, 0, 0x5401) == ALLOW
 
 
+@pytest.mark.parametrize(("machine", "fcntl"), [(X86, 72), (ARM, 25)])
+def test_no_file_sends_signals(machine, fcntl):
+    assert {verdict(machine, fcntl, 4, command) for command in (8, 10, 15)} == {DENY}
+    assert {verdict(machine, fcntl, 4, command) for command in (0, 1, 2, 3, 4, 1030)} == {ALLOW}
+
+
 @pytest.mark.parametrize("machine", [X86, ARM])
 def test_other_tables_of_calls_are_closed(machine):
     assert verdict(machine, 1, architecture=0x40000003) == KILL  # 32-bit calls on a 64-bit machine
@@ -88,7 +94,8 @@ def test_other_tables_of_calls_are_closed(machine):
 def test_the_verdict_on_every_number_is_that_of_the_table(machine):
     """The search among ranges, against a plain look-up."""
     denied = {numbers[machine] for numbers in seccomp._DENIED.values()}
-    special = {seccomp._CLONE[machine], seccomp._CLONE3, seccomp._PRLIMIT[machine], seccomp._IOCTL[machine]}
+    by_arguments = (seccomp._CLONE, seccomp._PRLIMIT, seccomp._IOCTL, seccomp._FCNTL)
+    special = {seccomp._CLONE3, *(numbers[machine] for numbers in by_arguments)}
     for number in set(range(453)) - special:
         assert verdict(machine, number) == (DENY if number in denied else ALLOW), number
 
