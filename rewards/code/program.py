@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ def plan_of(tests: Any, entry_point: str | None) -> Plan:
     """What a row's `tests` are; raises `ValueError` for what is neither Python nor pairs of input and output.
 
     A source that defines `check(candidate)` is one test. In other sources each assert is one, with the statements
-    before it; in a list each source. Pairs are `[{"input": ..., "output": ...}, ...]`, or two lists of equal length,
+    before it, and each function `test_...()` that nobody calls; in a list each source. Pairs are `[{"input": ..., "output": ...}, ...]`, or two lists of equal length,
     `{"inputs": [...], "outputs": [...]}`.
     """
     if isinstance(tests, Mapping):
@@ -66,24 +67,49 @@ def plan_of(tests: Any, entry_point: str | None) -> Plan:
         raise ValueError("tests must hold at least one test, got none")
     if isinstance(tests[0], Mapping):
         return Plan(cases=_cases(tests))
-    return _calls(tests, entry_point)
+    for place, source in enumerate([tests] if isinstance(tests, str) else tests):
+        if not isinstance(source, str):
+            raise ValueError(f"tests[{place}] must be Python source, got {source!r}"[:300])
+    return _calls(tests if isinstance(tests, str) else tuple(tests), entry_point)
 
 
-def _calls(tests: str | Sequence[str], entry_point: str | None) -> Plan:
+@functools.lru_cache(maxsize=1024)  # a group of completions shares its tests
+def _calls(tests: str | tuple[str, ...], entry_point: str | None) -> Plan:
     sources = [tests] if isinstance(tests, str) else list(tests)
     try:
         trees = [ast.parse(source) for source in sources]
-    except (SyntaxError, TypeError, ValueError, RecursionError, MemoryError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ValueError(f"tests must be Python source, got {str(tests)[:80]!r}: {error}") from error
     defines_check = any(isinstance(node, ast.FunctionDef) and node.name == "check" for node in trees[0].body)
     if isinstance(tests, str) and defines_check:
         if not entry_point:
             raise ValueError("tests that define check(candidate) must come with entry_point")
         return Plan((f"{tests}\n\ncheck({entry_point})\n",), (entry_point,))
-    statements = _by_assert(trees[0]) if isinstance(tests, str) else sources
-    if not any(tree.body for tree in trees):
-        raise ValueError("tests must hold at least one statement, got none")
+    for tree in trees:
+        _refuse_what_tests_nothing(tree)
+    if isinstance(tests, str):
+        statements = [*_by_assert(trees[0]), *_never_called(trees[0])]
+    else:
+        statements = ["\n".join([s, *_never_called(tree)]) for s, tree in zip(sources, trees, strict=True)]
     return Plan(tuple(statements), (entry_point,) if entry_point else tuple(_free_names(trees)))
+
+
+def _never_called(tree: ast.Module) -> list[str]:
+    """Calls of functions named test... that nobody calls: pytest would."""
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    functions = (node for node in tree.body if isinstance(node, ast.FunctionDef))
+    return [f"{node.name}()" for node in functions if node.name.startswith("test") and node.name not in used]
+
+
+def _refuse_what_tests_nothing(tree: ast.Module) -> None:
+    """A source that can only pass is a mistake in the data."""
+    nodes = list(ast.walk(tree))
+    if not any(isinstance(node, ast.Assert | ast.Raise | ast.Call) for node in nodes):
+        raise ValueError(f"tests must check something, got {ast.unparse(tree)[:80]!r}")
+    for node in tree.body:
+        runs = any(isinstance(other, ast.Attribute) and other.attr in ("main", "run") for other in nodes)
+        if isinstance(node, ast.ClassDef) and "TestCase" in "".join(map(ast.unparse, node.bases)) and not runs:
+            raise ValueError(f"tests must run what they define, got the class {node.name}, which nobody runs")
 
 
 def _pairs(tests: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -1,7 +1,6 @@
 """No attack wins a pass, does harm, or stays behind: with all layers, with the two that every kernel of late has, as an
 ordinary user, and in bubblewrap. Each round runs in a process of its own, which the attacks may try to kill."""
 
-import functools
 import json
 import os
 import shutil
@@ -56,7 +55,6 @@ def interpreter_for(user):
     return pytest.skip(f"no Python of 3.11 or newer that user {user} may run")
 
 
-@functools.cache
 def outcome(name):
     how = ROUNDS[name]
     user = how.get("user")

@@ -47,7 +47,7 @@ def test_one_changed_operator_fails_unless_it_changes_nothing(problems):
         if mutant is not None:
             rows.append(row)
             programs.append(mutant)
-    found = scores(rows, programs, 1.0)
+    found = scores(rows, programs, 2.0)
     passed = {row["task_id"] for row, score in zip(rows, found, strict=True) if score.value == 1.0}
     assert len(rows) > 140
     assert passed == set(EQUIVALENT)

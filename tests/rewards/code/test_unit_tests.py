@@ -220,14 +220,28 @@ def test_a_batch_scores_in_order_and_a_row_without_tests_is_invalid():
     assert [(v.value, v.valid) for v in verdicts] == [(1.0, True), (0.0, True), (1.0, True), (0.0, False)]
 
 
+def test_functions_in_the_manner_of_pytest_are_called():
+    tests = "def test_one():\n    assert f(1) == 1\ndef test_two():\n    assert f(2) == 3\ndef helper(): assert False"
+    score = UnitTests(partial=True)("def f(x): return x", tests)
+    assert (score.info["passed"], score.info["reason"]) == (2, "test 3 of 3: AssertionError")
+    assert UnitTests()("def f(x): return x", ["def test_two():\n    assert f(2) == 3"]).value == 0.0
+
+
+UNITTEST = "import unittest\nclass T(unittest.TestCase):\n    def test(self): self.assertEqual(f(), 1)"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"tests": "assert ("}, "tests must be Python source"),
         ({"tests": ""}, "tests must hold at least one test, got none"),
         ({"tests": []}, "tests must hold at least one test, got none"),
-        ({"tests": "# nothing"}, "tests must hold at least one statement, got none"),
-        ({"tests": [3]}, r"tests must be Python source, got '\[3\]'"),
+        ({"tests": "# nothing"}, "tests must check something, got ''"),
+        ({"tests": ["assert True", "x = 1"]}, "tests must check something, got 'x = 1'"),
+        ({"tests": [3]}, r"tests\[0\] must be Python source, got 3"),
+        ({"tests": ["assert f()", ["assert g()"]]}, r"tests\[1\] must be Python source, got \['assert g"),
+        ({"tests": b"assert f()"}, r"tests\[0\] must be Python source, got 97"),
+        ({"tests": UNITTEST}, "tests must run what they define, got the class T, which nobody runs"),
         ({"tests": None}, "tests must be Python source, a list of sources, or input and output, got None"),
         ({"tests": "def check(candidate): pass"}, "must come with entry_point"),
         ({"tests": TESTS, "setup": "1 / 0"}, "setup must run before the tests, got ZeroDivisionError"),
