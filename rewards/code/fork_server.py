@@ -17,7 +17,6 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,9 +24,10 @@ from typing import Any
 from rewards.code import candidate_process, script_process, tester_process
 from rewards.code.confinement import RULES, Confinement, confine, import_through, keep_only, rules_for
 from rewards.code.folders import remove_tree
+from rewards.code.forking import children, closing, fork_to, kill, open_pipes, reaped
 from rewards.code.limits import memory_in_use
 from rewards.code.surroundings import Surroundings, examine
-from rewards.code.system_calls import CLONE_NEWPID, PR_SET_CHILD_SUBREAPER, fork_into, prctl
+from rewards.code.system_calls import CLONE_NEWPID, PR_SET_CHILD_SUBREAPER, prctl
 
 COMMON = (
     "abc array ast base64 bisect binascii calendar cmath collections.abc concurrent.futures contextlib copy csv "
@@ -143,7 +143,7 @@ class _Server:
             for grading in list(self._gradings.values()):
                 self._finish(grading, "the fork server ended")
             for pid in self._removers:
-                _reaped(pid, 0)
+                reaped(pid, 0)
 
     def _patience(self) -> float | None:
         """Milliseconds until the next deadline."""
@@ -162,7 +162,6 @@ class _Server:
             self._start(request, line)
         except OSError as error:
             _tell(line, {"failure": f"no process could be started: {error}"})
-            line.close()
         return True
 
     def _start(self, request: dict[str, Any], line: socket.socket) -> None:
@@ -177,16 +176,15 @@ class _Server:
         self._gradings[slot] = grading
         try:
             self._fork(grading, request, users)
-        except OSError:
-            self._finish(grading, "")
-            raise
+        except OSError as error:
+            self._finish(grading, "", failure=f"no process could be started: {error}")
 
     def _fork(self, grading: _Grading, request: dict[str, Any], users: tuple[int | None, int | None]) -> None:
         limits = {
             "cpu_seconds": math.ceil(request["timeout_seconds"]) + _CPU_GRACE_SECONDS,
             "memory_bytes": self._memory + (request["memory_mb"] << 20),
         }
-        with _pipes(5 if grading.script else 2) as pipes, _open(rules_for(self._how, [grading.folder])) as rules:
+        with open_pipes(5 if grading.script else 2) as pipes, closing(rules_for(self._how, [grading.folder])) as rules:
             theirs, ours = _places(pipes, grading.script)
 
             def candidate() -> int:
@@ -200,8 +198,8 @@ class _Server:
                 return 0
 
             own = CLONE_NEWPID if self._around.own_pids else 0
-            grading.candidate = _fork_to(candidate, own)
-            grading.tester = _fork_to(tester, 0)
+            grading.candidate = fork_to(candidate, own)
+            grading.tester = fork_to(tester, 0)
 
     def _enter(
         self, places: dict[int, int], rules: int | None, *, user: int | None, folder: str, **limits: int
@@ -220,38 +218,37 @@ class _Server:
     def _look_after(self) -> None:
         """Reap what ended, finish what is done or late."""
         now = time.monotonic()
-        self._removers -= {pid for pid in self._removers if _reaped(pid, os.WNOHANG) is not None}
+        self._removers -= {pid for pid in self._removers if reaped(pid, os.WNOHANG) is not None}
         for grading in list(self._gradings.values()):
             for pid in (grading.candidate, grading.tester):
-                if pid not in grading.ended and (status := _reaped(pid, os.WNOHANG)) is not None:
+                if pid not in grading.ended and (status := reaped(pid, os.WNOHANG)) is not None:
                     grading.ended[pid] = status
             if grading.done:
                 self._finish(grading, "")
             elif now >= grading.deadline:
                 self._finish(grading, "timed out")
 
-    def _finish(self, grading: _Grading, ended: str) -> None:
+    def _finish(self, grading: _Grading, ended: str, **more: str) -> None:
         """Kill, reap, tidy up, tell."""
         candidate = grading.ended.get(grading.candidate)
         for pid in (grading.candidate, grading.tester):
             if pid and pid not in grading.ended:
-                _kill(pid)
-                grading.ended[pid] = _reaped(pid, 0) or 0
+                kill(pid)
+                grading.ended[pid] = reaped(pid, 0) or 0
         del self._gradings[grading.slot]
         if self._around.strays:
             self._kill_strays()
         if not remove_tree(grading.folder, most=_FEW):
-            self._removers.add(_fork_to(lambda: _remove(grading.folder), 0))
-        _tell(grading.line, {"ended": ended, "status": candidate})
-        grading.line.close()
+            self._removers.add(fork_to(lambda: _remove(grading.folder), 0))
+        _tell(grading.line, {"ended": ended, "status": candidate, **more})
 
     def _kill_strays(self) -> None:
         """Processes that left their session and outlived the program: they are children of nobody but this server."""
         known = {pid for g in self._gradings.values() for pid in (g.candidate, g.tester)} | self._removers
-        while strays := [pid for pid in _children() if pid not in known]:
+        while strays := [pid for pid in children() if pid not in known]:
             for pid in strays:
-                _kill(pid)
-                _reaped(pid, 0)
+                kill(pid)
+                reaped(pid, 0)
 
 
 def _remove(folder: str) -> int:
@@ -261,39 +258,6 @@ def _remove(folder: str) -> int:
 
 def _ignore(*_: object) -> None:
     """The signal's byte in the pipe is what counts."""
-
-
-def _fork_to(main: Callable[[], int], namespaces: int) -> int:
-    """The pid of a fork that runs `main` and never returns here."""
-    pid = fork_into(namespaces)
-    if pid == 0:
-        status = 1
-        try:
-            status = main()
-        finally:
-            os._exit(status)
-    return pid
-
-
-@contextlib.contextmanager
-def _pipes(count: int) -> Iterator[list[tuple[int, int]]]:
-    """Pipes that are closed here again: a forgotten end would hide that the other side has gone."""
-    pipes: list[tuple[int, int]] = []
-    try:
-        pipes.extend(os.pipe() for _ in range(count))
-        yield pipes
-    finally:
-        for descriptor in (descriptor for pipe in pipes for descriptor in pipe):
-            os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _open(descriptor: int | None) -> Iterator[int | None]:
-    try:
-        yield descriptor
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
 
 
 def _places(pipes: list[tuple[int, int]], script: bool) -> tuple[dict[int, int], dict[int, int]]:
@@ -313,28 +277,8 @@ def _places(pipes: list[tuple[int, int]], script: bool) -> tuple[dict[int, int],
     return {**program, 0: stdin, 1: stdout, 2: stderr}, tester
 
 
-def _kill(pid: int) -> None:
-    for kill in (os.killpg, os.kill):  # its group is not there before setsid
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            kill(pid, signal.SIGKILL)
-
-
-def _reaped(pid: int, options: int) -> int | None:
-    """The exit status, negative for a signal; None: still running, or no child of ours."""
-    try:
-        found, status = os.waitpid(pid, options)
-    except ChildProcessError:
-        return 0
-    return os.waitstatus_to_exitcode(status) if found else None
-
-
-def _children() -> list[int]:
-    with open(f"/proc/self/task/{os.getpid()}/children") as file:
-        return [int(pid) for pid in file.read().split()]
-
-
 def _tell(line: socket.socket, message: dict[str, Any]) -> None:
     """The last words on a grading; the tester may have been killed within a line."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError), line:
         line.setblocking(False)
         line.send(b"\n" + json.dumps(message).encode() + b"\n")

@@ -56,8 +56,8 @@ def plan_of(tests: Any, entry_point: str | None) -> Plan:
     """What a row's `tests` are; raises `ValueError` for what is neither Python nor pairs of input and output.
 
     A source that defines `check(candidate)` is one test. In other sources each assert is one, with the statements
-    before it, and each function `test_...()` that nobody calls; in a list each source. Pairs are `[{"input": ..., "output": ...}, ...]`, or two lists of equal length,
-    `{"inputs": [...], "outputs": [...]}`.
+    before it, and each function `test_...()` that nobody calls; in a list each source. Pairs are
+    `[{"input": ..., "output": ...}, ...]`, or two lists of equal length, `{"inputs": [...], "outputs": [...]}`.
     """
     if isinstance(tests, Mapping):
         return Plan(cases=_cases(_pairs(tests)))
@@ -88,7 +88,11 @@ def _calls(tests: str | tuple[str, ...], entry_point: str | None) -> Plan:
     for tree in trees:
         _refuse_what_tests_nothing(tree)
     if isinstance(tests, str):
-        statements = [*_by_assert(trees[0]), *_never_called(trees[0])]
+        statements = _by_assert(trees[0])
+        if calls := _never_called(trees[0]):
+            only_definitions = not trees[0].body or not isinstance(trees[0].body[-1], ast.Assert)
+            before = [statements.pop()] if only_definitions else []
+            statements += ["\n".join([*before, calls[0]]), *calls[1:]]
     else:
         statements = ["\n".join([s, *_never_called(tree)]) for s, tree in zip(sources, trees, strict=True)]
     return Plan(tuple(statements), (entry_point,) if entry_point else tuple(_free_names(trees)))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from rewards import Sample
-from rewards.code import UnitTests, sandbox
+from rewards.code import UnitTests, sandbox, server
 from rewards.code.folders import remove_tree
 from rewards.code.layers import LAYERS
 from rewards.errors import Failure
@@ -70,13 +70,13 @@ def told_folder():
 
 def test_a_server_that_dies_each_time_is_the_graders_failure(monkeypatch):
     reward = UnitTests()
-    kept = sandbox._Server.ask
+    kept = server.Server.ask
 
     def dying(self, request, job):
         os.kill(self.pid, signal.SIGKILL)
         return kept(self, request, job)
 
-    monkeypatch.setattr(sandbox._Server, "ask", dying)
+    monkeypatch.setattr(server.Server, "ask", dying)
     (outcome,) = reward.score_batch([Sample("", RIGHT, row={"tests": TESTS})])
     assert isinstance(outcome, Failure)
     assert outcome.reason == "SandboxError: the fork server died 3 times under a program"
@@ -200,7 +200,7 @@ def test_required_layers_that_hold_are_accepted():
 
 def test_a_confinement_that_fails_is_the_graders_failure(monkeypatch):
     broken = "import sys; sys.path.insert(0, {root!r}); import rewards.code.confinement as c; c.prctl = None; "
-    monkeypatch.setattr(sandbox, "_BOOT", broken + sandbox._BOOT)
+    monkeypatch.setattr(server, "_BOOT", broken + server._BOOT)
     reward = UnitTests(without=["bubblewrap"])  # settings of its own, so a server of its own
     (outcome,) = reward.score_batch([Sample("", RIGHT, row={"tests": TESTS})])
     sandbox.close()
