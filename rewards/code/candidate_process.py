@@ -13,7 +13,7 @@ import tempfile
 import threading
 import types
 from collections.abc import Sequence
-from typing import Any, TextIO
+from typing import IO, Any
 
 from rewards.code.plain_data import from_line, to_line
 
@@ -108,7 +108,7 @@ def _run_script(program: str) -> int:
     return status
 
 
-def _text(descriptor: int, mode: str) -> TextIO:
+def _text(descriptor: int, mode: str) -> IO[str]:
     return open(descriptor, mode, encoding="utf-8", errors="replace", closefd=False)
 
 

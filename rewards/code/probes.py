@@ -13,6 +13,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
+from functools import partial
 
 from rewards.code.confinement import Confinement, become, confine, rules_for
 from rewards.code.limits import memory_in_use
@@ -134,7 +135,7 @@ def landlock_files(abi: int, read: tuple[str, ...], folder: str) -> None:
 def _try_landlock(how: Confinement, inside: str, outside: str) -> None:
     alone("landlock", how, folder=inside)
     for path in ("/", "/proc/self/status", "/etc/passwd"):
-        refuse(succeeds(lambda path=path: os.close(os.open(path, os.O_RDONLY))), f"{path} can be read")
+        refuse(succeeds(partial(os.open, path, os.O_RDONLY)), f"{path} can be read")
     refuse(succeeds(lambda: open(outside, "w").close()), "files outside the folder can be written")
     with open(os.path.join(inside, "file"), "w") as file:
         file.write("x")
@@ -171,7 +172,7 @@ def first_user() -> tuple[int | None, str]:
         return None, "only root can start processes of another user"
     told = ""
     for user in USERS:
-        told = in_child(lambda user=user: other_user(user))
+        told = in_child(partial(other_user, user))
         if not told:
             return user, ""
     return None, told

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from rewards.code import landlock, probes, seccomp
@@ -83,7 +84,7 @@ def _namespaces(folder: str, without: Set[str], outside: Mapping[str, int]) -> t
         refused = enter(frozenset(wanted), folder)
     why = {}
     for name in NAMESPACES:
-        shared = in_child(lambda name=name: probes.namespace(name, outside[name]))
+        shared = in_child(partial(probes.namespace, name, outside[name]))
         why[name] = shared and (refused.get(name) or shared)
     own_pids = "pid_namespace" in wanted and not (no_pids := probes.pid_namespace(outside["pid_namespace"]))
     if own_pids:
