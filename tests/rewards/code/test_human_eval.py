@@ -6,8 +6,16 @@ from mutants import first_mutant
 from rewards import Sample
 from rewards.code import UnitTests
 
-EQUIVALENT = {}
-"""Task -> why the changed program computes the same for all inputs that the task allows, or for all its tests."""
+EQUIVALENT = {
+    "HumanEval/129": "val starts at n * n - 1: the grid holds a 1 and its neighbours, so val is always set anew",
+    "HumanEval/147": "each a[i] is smaller by 2, a sum of three by 6, and only its remainder by 3 counts",
+}
+"""Changed programs that compute the same."""
+UNSEEN = {
+    "HumanEval/10": "the suffix is always one letter: no word of its tests has a longer palindrome at its end",
+    "HumanEval/40": "a number may be taken twice: no list of its tests has such a sum of 0 without a proper one",
+}
+"""Changed programs that compute something else, on other inputs than HumanEval's."""
 
 
 @pytest.fixture(scope="module")
@@ -49,5 +57,8 @@ def test_one_changed_operator_fails_unless_it_changes_nothing(problems):
             programs.append(mutant)
     found = scores(rows, programs, 2.0)
     passed = {row["task_id"] for row, score in zip(rows, found, strict=True) if score.value == 1.0}
-    assert len(rows) > 140
-    assert passed == set(EQUIVALENT)
+    assert len(rows) == 145
+    assert passed == {*EQUIVALENT, *UNSEEN}
+    for row, program in zip(rows, programs, strict=True):
+        if row["task_id"] in passed:  # plainly, in this process: the tests themselves find nothing
+            exec(f"{program}\n{row['test']}\ncheck({row['entry_point']})", {})
