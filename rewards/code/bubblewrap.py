@@ -13,6 +13,8 @@ from pathlib import Path
 
 from rewards.code.namespaces import FILES_MB
 
+_SHARED = 4
+"""Programs share a file system here, of so many times the usual size."""
 SHOWN = ("/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime")
 
 
@@ -35,7 +37,7 @@ def wrapped(command: list[str], *, root: Path) -> list[str]:
         *("--cap-drop", "ALL"),
         *(word for path in shown for word in ("--ro-bind-try", path, path)),
         *("--proc", "/proc", "--dev", "/dev"),
-        *("--size", str(FILES_MB << 20), "--tmpfs", "/tmp"),
+        *("--size", str(_SHARED * FILES_MB << 20), "--tmpfs", "/tmp"),
         *("--chdir", "/"),
         "--",
         interpreter,

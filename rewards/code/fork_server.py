@@ -26,8 +26,9 @@ from rewards.code.confinement import RULES, Confinement, confine, import_through
 from rewards.code.folders import remove_tree
 from rewards.code.forking import children, closing, fork_to, kill, open_pipes, reaped
 from rewards.code.limits import memory_in_use
+from rewards.code.namespaces import new_file_system
 from rewards.code.surroundings import Surroundings, examine
-from rewards.code.system_calls import CLONE_NEWPID, PR_SET_CHILD_SUBREAPER, prctl
+from rewards.code.system_calls import CLONE_NEWPID, PR_SET_CHILD_SUBREAPER, prctl, unmount
 
 COMMON = (
     "abc array ast base64 bisect binascii calendar cmath collections.abc concurrent.futures contextlib copy csv "
@@ -79,6 +80,8 @@ def main(control: int, owner: int, settings: str) -> None:
         line.send(json.dumps({"layers": told, "folder": folder, "pid": os.getpid()}).encode())
         server.serve()
     finally:
+        with contextlib.suppress(OSError):  # nothing is mounted there
+            unmount(folder)
         remove_tree(folder)
         os._exit(0)  # nothing is left to tidy up, and somebody may be waiting
 
@@ -105,6 +108,8 @@ class _Server:
         self._around = surroundings
         self._how: Confinement = surroundings.confinement
         self._gradings: dict[int, _Grading] = {}
+        self._made: set[str] = set()
+        """Folders of slots."""
         self._removers: set[int] = set()
         """Processes that remove what takes longer."""
         self._count = 0
@@ -167,7 +172,7 @@ class _Server:
     def _start(self, request: dict[str, Any], line: socket.socket) -> None:
         slot = next(number for number in range(len(self._gradings) + 1) if number not in self._gradings)
         self._count += 1
-        folder = os.path.join(self._folder, str(self._count))
+        folder = os.path.join(self._place(slot), str(self._count))
         os.mkdir(folder, 0o700)
         users = self._around.users(slot)
         if users[0] is not None:
@@ -231,16 +236,36 @@ class _Server:
     def _finish(self, grading: _Grading, ended: str, **more: str) -> None:
         """Kill, reap, tidy up, tell."""
         candidate = grading.ended.get(grading.candidate)
-        for pid in (grading.candidate, grading.tester):
+        for pid in (grading.tester, grading.candidate):  # a tester must not see its program die of the deadline
             if pid and pid not in grading.ended:
                 kill(pid)
                 grading.ended[pid] = reaped(pid, 0) or 0
         del self._gradings[grading.slot]
         if self._around.strays:
             self._kill_strays()
-        if not remove_tree(grading.folder, most=_FEW):
-            self._removers.add(fork_to(lambda: _remove(grading.folder), 0))
+        self._clear(grading)
         _tell(grading.line, {"ended": ended, "status": candidate, **more})
+
+    def _place(self, slot: int) -> str:
+        """The folder of a slot's folders, where possible in a file system that no other slot can fill."""
+        place = os.path.join(self._folder, f"slot{slot}")
+        if place not in self._made:
+            os.mkdir(place, 0o711)
+            self._made.add(place)
+            if self._around.own_files:
+                new_file_system(place)
+        return place
+
+    def _clear(self, grading: _Grading) -> None:
+        """Remove what a program wrote; much of it at once with its file system, or by a process of its own."""
+        if remove_tree(grading.folder, most=_FEW):
+            return
+        place = self._place(grading.slot)
+        if self._around.own_files:
+            unmount(place)
+            new_file_system(place)
+        else:
+            self._removers.add(fork_to(lambda: _remove(grading.folder), 0))
 
     def _kill_strays(self) -> None:
         """Processes that left their session and outlived the program: they are children of nobody but this server."""

@@ -15,7 +15,7 @@ LAYERS = {
     "seccomp": "no processes, sockets, signals, tracing, mounts, changes of mode or owner, ...",
     "network_namespace": "no network device",
     "ipc_namespace": "no shared memory or queues of others",
-    "mount_namespace": "private folders lie in a file system of their own, in memory and of limited size",
+    "mount_namespace": "private folders lie in file systems of their own, in memory and of limited size",
     "pid_namespace": "sees no process of others; what it started ends with it",
     "bubblewrap": "a file system that holds the interpreter and nothing else",
 }

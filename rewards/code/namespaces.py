@@ -11,9 +11,9 @@ from collections.abc import Callable, Set
 
 from rewards.code.system_calls import CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWUSER, mount, unshare
 
-FILES_MB = 256
-"""The size of the file system in memory that holds the private folders of programs that run together."""
-_MAX_FILES = 65_536
+FILES_MB = 64
+"""The size of the file system in memory that holds a program's private folder."""
+_MAX_FILES = 4096
 _NOSUID, _NODEV, _NOEXEC, _PRIVATE, _RECURSIVE = 2, 4, 8, 1 << 18, 1 << 14
 LINKS = {"network_namespace": "net", "ipc_namespace": "ipc", "mount_namespace": "mnt", "pid_namespace": "pid"}
 """Layer -> its link in /proc/self/ns."""
@@ -46,6 +46,11 @@ def enter(wanted: Set[str], folder: str) -> dict[str, str]:
 def _own_file_system(folder: str) -> None:
     unshare(CLONE_NEWNS)
     mount("none", "/", "none", _PRIVATE | _RECURSIVE)
+    new_file_system(folder)
+
+
+def new_file_system(folder: str) -> None:
+    """An empty one, in memory, for files that cannot be executed; raises `OSError`."""
     options = f"size={FILES_MB}m,nr_inodes={_MAX_FILES},mode=0711"
     mount("tmpfs", folder, "tmpfs", _NOSUID | _NODEV | _NOEXEC, options)
 

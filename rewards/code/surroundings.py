@@ -28,6 +28,8 @@ class Surroundings:
     """Two users a slot are taken from here on, one for the program, one for its tester."""
     own_pids: bool
     """Every program gets a pid namespace of its own."""
+    own_files: bool
+    """Every slot gets a file system of its own."""
 
     @property
     def strays(self) -> bool:
@@ -43,7 +45,7 @@ class Surroundings:
 
 def examine(folder: str, without: frozenset[str], outside: Mapping[str, int], backend: str) -> Surroundings:
     """Enter the namespaces and probe every layer. `outside`: the numbers of the trainer's namespaces, by layer."""
-    why, own_users, own_pids = _namespaces(folder, without, outside)
+    why, own = _namespaces(folder, without, outside)
     first_user, why["other_user"] = (None, LEFT_OUT) if "other_user" in without else probes.first_user()
     abi, no_landlock = _known(landlock.abi)
     steps, no_seccomp = _known(seccomp.filter_program)
@@ -65,33 +67,35 @@ def examine(folder: str, without: frozenset[str], outside: Mapping[str, int], ba
     told = {**LAYERS, **({"landlock": landlock.covers(abi)} if abi else {})}
     layers = {name: Layer(name, not why[name], why[name] or told[name]) for name in LAYERS}
     active = frozenset(name for name, layer in layers.items() if layer.active)
-    how = Confinement(active, abi or 0, steps or b"", read, _library_for(first_user), own_users)
-    return Surroundings(layers, how, first_user, own_pids)
+    how = Confinement(active, abi or 0, steps or b"", read, _library_for(first_user), "users" in own)
+    return Surroundings(layers, how, first_user, "pids" in own, "files" in own)
 
 
-def _namespaces(folder: str, without: Set[str], outside: Mapping[str, int]) -> tuple[dict[str, str], bool, bool]:
-    """Why each is not another than the trainer's ("": it is); whether there is a user namespace; one of pids each."""
-    wanted = [name for name in NAMESPACES if name not in without]
+def _namespaces(folder: str, without: Set[str], outside: Mapping[str, int]) -> tuple[dict[str, str], Set[str]]:
+    """Why each is not another than the trainer's ("": it is); and what this server can make: users, pids, files."""
+    wanted = frozenset(name for name in NAMESPACES if name not in without)
+    own: set[str] = set()
     refused: dict[str, str] = {}
-    own_users = False
     if os.geteuid() != 0 and wanted:
         no_user = in_child(enter_user_namespace)
         refused = dict.fromkeys(wanted, f"no user namespace: {no_user}")
         if not no_user:
             enter_user_namespace()
-            own_users = True
-    if os.geteuid() == 0 or own_users:
-        refused = enter(frozenset(wanted), folder)
+            own.add("users")
+    if os.geteuid() == 0 or own:
+        refused = enter(wanted, folder)
+        if refused.get("mount_namespace") == "":
+            own.add("files")
     why = {}
     for name in NAMESPACES:
         shared = in_child(partial(probes.namespace, name, outside[name]))
         why[name] = shared and (refused.get(name) or shared)
-    own_pids = "pid_namespace" in wanted and not (no_pids := probes.pid_namespace(outside["pid_namespace"]))
-    if own_pids:
-        why["pid_namespace"] = ""
-    elif "pid_namespace" in wanted:
-        why["pid_namespace"] = why["pid_namespace"] and no_pids
-    return why, own_users, own_pids
+    if "pid_namespace" in wanted:
+        no_pids = probes.pid_namespace(outside["pid_namespace"])
+        why["pid_namespace"] = no_pids and why["pid_namespace"] and no_pids
+        if not no_pids:
+            own.add("pids")
+    return why, own
 
 
 def _known(ask: Callable[[], Any]) -> tuple[Any, str]:

@@ -25,6 +25,8 @@ PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS, PR_GET_NO_NEW_PRIVS = 38, 39
 _CAPABILITY_VERSION_3 = 0x20080522
 
+_MNT_DETACH = 2
+
 MACHINES = ("x86_64", "aarch64")
 _NUMBERS = {
     "clone": (56, 220),
@@ -69,6 +71,11 @@ def mount(source: str, target: str, kind: str, flags: int, options: str = "") ->
     """The system call of this name; raises `OSError`."""
     texts = [text.encode() for text in (source, target, kind)]
     _checked(_LIBC.mount(*texts, ctypes.c_ulong(flags), options.encode()), f"mount {kind or source}")
+
+
+def unmount(target: str) -> None:
+    """Take a file system away, whoever still uses it; raises `OSError`."""
+    _checked(_LIBC.umount2(target.encode(), ctypes.c_int(_MNT_DETACH)), "umount2")
 
 
 def fork_into(namespaces: int) -> int:
