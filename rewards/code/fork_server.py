@@ -31,9 +31,9 @@ from rewards.code.surroundings import Surroundings, examine
 from rewards.code.system_calls import CLONE_NEWPID, PR_SET_CHILD_SUBREAPER, prctl, unmount
 
 COMMON = (
-    "abc array ast base64 bisect binascii calendar cmath collections.abc concurrent.futures contextlib copy csv "
+    "abc array ast base64 bisect binascii calendar cmath collections.abc contextlib copy csv "
     "dataclasses datetime decimal difflib enum fractions functools hashlib heapq html inspect io itertools json "
-    "keyword locale logging math numbers operator pprint queue random re secrets shutil statistics string struct "
+    "keyword math numbers operator pprint queue random re secrets shutil statistics string struct "
     "tempfile textwrap threading time timeit traceback types typing unicodedata urllib.parse uuid warnings weakref zlib"
 )
 """Modules that programs often import; the rest is imported when asked for."""
