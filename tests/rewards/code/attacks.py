@@ -482,6 +482,7 @@ def run(attacks, reward, *, workers):
     arena = Arena()
     settings = reward._settings
     server = sandbox._server(settings).pid
+    own = set(processes_of(server))  # bubblewrap stays around its server
 
     def one(item):
         score = reward(completion=arena.program(item[1], server), tests=TESTS)
@@ -492,7 +493,7 @@ def run(attacks, reward, *, workers):
             scores = dict(threads.map(one, attacks.items()))
         right = dataclasses.replace(reward, timeout_seconds=20.0)(completion=RIGHT, tests=TESTS)
         deadline = time.monotonic() + 30.0  # removing what some of them wrote takes a while on a disk
-        while (left := processes_of(server)) and time.monotonic() < deadline:
+        while (left := [pid for pid in processes_of(server) if pid not in own]) and time.monotonic() < deadline:
             time.sleep(0.05)
         return {
             "scores": scores,

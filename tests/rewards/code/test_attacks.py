@@ -1,5 +1,6 @@
-"""No attack wins a pass, does harm, or stays behind: with all layers, with the two that every kernel of late has, as an
-ordinary user, and in bubblewrap. Each round runs in a process of its own, which the attacks may try to kill."""
+"""No attack wins a pass, does harm, or stays behind: with all layers, with the two that every kernel of late has, as
+root in a container that has no rights, as an ordinary user, and in bubblewrap. Each round runs in a process of its own,
+which the attacks may try to kill."""
 
 import json
 import os
@@ -28,6 +29,7 @@ ENVIRONMENT = {
 ROUNDS = {
     "all layers": {},
     "Landlock and seccomp": {"without": [*NAMESPACES, "other_user"]},
+    "root without rights": {"before": ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]},
     "an ordinary user": {"user": OTHER},
     "bubblewrap": {"backend": "bubblewrap"},
 }
@@ -60,6 +62,9 @@ def outcome(name):
     user = how.get("user")
     if user is not None and os.geteuid() != 0:
         pytest.skip("an ordinary user runs these tests already")
+    before = how.get("before", [])
+    if before and (os.geteuid() != 0 or not shutil.which(before[0])):
+        pytest.skip(f"only root can give up rights, with the program {before[0]}")
     python = sys.executable if user is None else interpreter_for(user)
     home = tempfile.mkdtemp(prefix="home-")
     as_user = {}
@@ -68,7 +73,7 @@ def outcome(name):
         os.chown(home, user, user)
     settings = {key: how[key] for key in ("without", "backend") if key in how}
     done = subprocess.run(
-        [python, "-s", str(HERE / "attacks.py"), json.dumps(settings)],
+        [*before, python, "-s", str(HERE / "attacks.py"), json.dumps(settings)],
         env={**ENVIRONMENT, "HOME": home},
         cwd="/",
         stdout=subprocess.PIPE,
