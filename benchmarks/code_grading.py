@@ -135,9 +135,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=200, help="gradings of the trivial problem a round")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="contenders, for example peer_trivial all_layers")
     parser.add_argument("--output", type=Path, default=HERE / "results" / "code_grading")
     options = parser.parse_args(arguments)
-    chosen = contenders(len(os.sched_getaffinity(0)))
+    every = contenders(len(os.sched_getaffinity(0)))
+    chosen = [contender for contender in every if contender.name in (options.only or {c.name for c in every})]
+    alone = [contender.name for contender in chosen if contender.against not in {None, *(c.name for c in chosen)}]
+    if alone or not chosen:
+        parser.error(
+            f"--only must name contenders of {[c.name for c in every]} with whom they are compared, got {alone}"
+        )
     found = {name: summary(r) for name, r in measure(chosen, count=options.count, rounds=options.rounds).items()}
     told = {**about("code_grading", sys.argv[1:] if arguments is None else arguments), "rounds": options.rounds}
     shown = table(chosen, found, told)
