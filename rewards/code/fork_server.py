@@ -215,9 +215,7 @@ class _Server:
         self, places: dict[int, int], rules: int | None, *, user: int | None, folder: str, **limits: int
     ) -> None:
         """What every forked process does first."""
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.set_wakeup_fd(-1)  # the handlers themselves may stay: nobody sends those signals, and they do nothing
         os.setsid()
         gc.enable()
         keep_only(places if rules is None else {RULES: rules, **places}, also=self._how.library)
