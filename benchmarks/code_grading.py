@@ -124,7 +124,7 @@ def table(chosen: Sequence[Contender], found: Mapping[str, Mapping[str, Any]], t
             "|---|---|---|---|---|---|",
             *rows,
             "",
-            origin(told),
+            f"The machine's load meanwhile, this benchmark's own 1 included: {told['load']}. {origin(told)}",
             "",
         ]
     )
@@ -146,7 +146,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"--only must name contenders of {[c.name for c in every]} with whom they are compared, got {alone}"
         )
     found = {name: summary(r) for name, r in measure(chosen, count=options.count, rounds=options.rounds).items()}
-    told = {**about("code_grading", sys.argv[1:] if arguments is None else arguments), "rounds": options.rounds}
+    told = {
+        **about("code_grading", sys.argv[1:] if arguments is None else arguments),
+        "rounds": options.rounds,
+        "load": round(os.getloadavg()[1], 1),
+    }
     shown = table(chosen, found, told)
     write(options.output, {**told, "graded": found}, shown)
     print(shown)
