@@ -1,4 +1,7 @@
-"""Values as lines of JSON that can hold nothing but plain data: what is read has exact builtin types, no behaviour."""
+"""Values as lines of JSON that can hold nothing but plain data: what is read has exact builtin types, no behaviour.
+
+Large integers travel in hexadecimal, which Python reads and writes at any length; in decimal it stops at 4300 digits.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,15 @@ from typing import Any
 
 MAX_DEPTH = 40
 MAX_BYTES = 1 << 20
+_SHORT = 1 << 63
 _SEQUENCES: dict[str, Callable[[Any], Any]] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
 
 
-def to_line(value: Any) -> bytes:
+def to_line(value: Any, *, limit: int = MAX_BYTES) -> bytes:
     """One line; raises `TypeError` or `ValueError` for what is no plain data, nested over 40 deep, or over 1 MiB."""
     line = json.dumps(_tagged(value, 0)).encode() + b"\n"
-    if len(line) > MAX_BYTES:
-        raise ValueError(f"a value may take {MAX_BYTES} bytes, got {len(line)}")
+    if len(line) > limit:
+        raise ValueError(f"a value may take {limit} bytes, got {len(line)}")
     return line
 
 
@@ -31,8 +35,10 @@ def _tagged(value: Any, depth: int) -> Any:
     kind = type(value)
     if depth > MAX_DEPTH:
         raise ValueError(f"a value may be nested {MAX_DEPTH} deep")
-    if value is None or kind in (bool, int, str, float):
+    if value is None or kind in (bool, str, float):
         return value
+    if kind is int:
+        return value if -_SHORT < value < _SHORT else {"int": hex(value)}
     if kind.__name__ in _SEQUENCES and kind is _SEQUENCES[kind.__name__]:
         return {kind.__name__: [_tagged(item, depth + 1) for item in value]}
     if kind is dict:
@@ -58,4 +64,6 @@ def _untagged(tagged: Any) -> Any:
         return bytes.fromhex(content)
     if kind == "complex":
         return complex(*map(float, content))
+    if kind == "int":
+        return int(content, 16)
     raise ValueError(f"unknown kind {kind!r}")

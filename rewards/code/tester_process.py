@@ -1,6 +1,6 @@
 """The trusted side: runs the data set's tests against proxies of the program's functions and reports each outcome.
 
-Only this process knows the secret that starts a line of the report, and only the trainer reads its stdout.
+Only this process and the server hold the line to the trainer; the program knows neither.
 """
 
 from __future__ import annotations
@@ -8,62 +8,77 @@ from __future__ import annotations
 import builtins
 import json
 import os
-import sys
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
-from rewards.code.limits import limit_this_process
+from rewards.code.candidate_process import READY, first_line, run_each
 from rewards.code.plain_data import MAX_BYTES, from_line, to_line
 
-SETUP_FAILED = "setup: "
+JOB, TO_PROGRAM, FROM_PROGRAM = 4, 5, 6
+"""Where the descriptors lie: the line to the trainer, and the two pipes."""
+STARTED = {"started": True}
+MAX_PROGRAM_BYTES = 2 << 20
+
+Tell = Callable[[dict[str, Any]], None]
 
 
 class ProgramError(Exception):
     """The program died, answered nonsense, or raised what has no builtin name."""
 
 
-def main(cpu_seconds: int, memory_mb: int, to_program: int, from_program: int) -> None:
-    """Read a job from stdin, run it, report."""
-    limit_this_process(cpu_seconds=cpu_seconds, memory_mb=memory_mb)
-    job = json.loads(sys.stdin.buffer.read())
-    report = os.fdopen(os.dup(1), "w")
-    null = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1, 2):
-        os.dup2(null, descriptor)
+def main() -> None:
+    """Read a job, run it, report one JSON line an outcome."""
+    line = os.fdopen(JOB, "r+b", buffering=0)
 
-    def tell(outcome: str) -> None:
-        report.write(job["secret"] + json.dumps(outcome) + "\n")
-        report.flush()
+    def tell(message: dict[str, Any]) -> None:
+        line.write(json.dumps(message).encode() + b"\n")
 
-    with os.fdopen(to_program, "wb") as requests, os.fdopen(from_program, "rb") as replies:
+    with os.fdopen(TO_PROGRAM, "wb") as requests, os.fdopen(FROM_PROGRAM, "rb") as replies:
+        job = json.loads(read_all(line))
+        if replies.readline(len(READY)) != READY:
+            return  # the confinement failed: nobody was started
+        tell(STARTED)
         _run(job, _Program(requests, replies), tell)
 
 
-def _run(job: dict[str, Any], program: _Program, tell: Callable[[str], None]) -> None:
+def read_all(line: Any) -> bytes:
+    """Everything up to the end that the trainer sets."""
+    parts = []
+    while part := line.read(1 << 16):
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _run(job: dict[str, Any], program: _Program, tell: Tell) -> None:
     namespace: dict[str, Any] = {"__name__": "tests"}
     try:
         exec(compile(job["setup"], "<setup>", "exec"), namespace)
     except Exception as error:  # noqa: BLE001 - the data set's fault, whatever it is; the trainer tells it
-        tell(f"{SETUP_FAILED}{_line(error)}")
+        tell({"setup": first_line(error)})
         return
     try:
-        program.ask("program", job["program"], [], {})
+        if job["same_process"]:
+            program.ask("program", job["setup"], [], {}, limit=MAX_PROGRAM_BYTES)
+        program.ask("program", job["program"], [], {}, limit=MAX_PROGRAM_BYTES)
     except Exception as error:  # noqa: BLE001 - whatever the program raised ends the job
-        tell(f"program: {_line(error)}")
+        tell({"program": first_line(error)})
+        return
+    if job["same_process"]:
+        for outcome in _in_the_program(program, job["tests"]):
+            tell({"outcome": outcome})
         return
     namespace.update({name: program.proxy(name) for name in job["names"]})
-    for index, test in enumerate(job["tests"]):
-        try:
-            exec(compile(test, "<test>", "exec"), namespace)
-        except BaseException as error:  # noqa: BLE001 - a failed test may raise anything
-            tell(f"test {index + 1} of {len(job['tests'])}: {_line(error)}")
-        else:
-            tell("")
+    for test in job["tests"]:
+        tell({"outcome": run_each([test], namespace)[0]})
 
 
-def _line(error: BaseException) -> str:
-    lines = f"{type(error).__name__}: {error}".rstrip(": ").splitlines() or [""]
-    return lines[0][:300]
+def _in_the_program(program: _Program, tests: list[str]) -> list[str]:
+    """What the program's own process says of the tests; it can say what it likes."""
+    try:
+        told = program.ask("tests", "", tests, {}, limit=MAX_PROGRAM_BYTES)[0]
+    except Exception as error:  # noqa: BLE001 - it died under a test
+        return [first_line(error)]
+    return [str(outcome)[:300] for outcome in told][: len(tests)] if isinstance(told, list) else ["no outcomes"]
 
 
 class _Program:
@@ -73,9 +88,11 @@ class _Program:
         self._requests = requests
         self._replies = replies
 
-    def ask(self, kind: str, name: str, positional: list[Any], keywords: dict[str, Any]) -> tuple[Any, list[Any]]:
+    def ask(
+        self, kind: str, name: str, positional: list[Any], keywords: dict[str, Any], *, limit: int = MAX_BYTES
+    ) -> tuple[Any, list[Any]]:
         try:
-            self._requests.write(to_line((kind, name, positional, keywords)))
+            self._requests.write(to_line((kind, name, positional, keywords), limit=limit))
             self._requests.flush()
         except OSError as error:
             raise ProgramError("the program ended") from error
@@ -86,9 +103,11 @@ class _Program:
             tag, first, second = from_line(line)
         except ValueError as error:
             raise ProgramError(f"the program's answer is no plain data ({error})"[:200]) from error
-        if tag != "value":
+        if tag == "error":
             raise _exception(str(first), str(second))
-        return first, second
+        if tag != "value":
+            raise ProgramError(f"the program's answer is no plain data ({first}: {second})"[:200])
+        return first, second if isinstance(second, list) else []
 
     def proxy(self, name: str) -> Callable[..., Any]:
         """A function that the other process answers; changes to mutable arguments come back."""

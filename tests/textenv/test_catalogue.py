@@ -167,6 +167,10 @@ def test_human_eval():
     (problem,) = (p for p in [*train, *test] if p.row["entry_point"] == "strlen")
     assert paid(task, problem, "```python\ndef strlen(string):\n    return len(string)\n```") == 1.0
     assert paid(task, problem, "```python\ndef strlen(string):\n    return 3\n```") == 0.0
+    (problem,) = (p for p in [*train, *test] if p.row["entry_point"] == "decode_shift")
+    assert "encode_shift(" in problem.row["tests"]  # a helper that only the prompt defines
+    program = "def decode_shift(s):\n    return ''.join(chr((ord(c) - 5 - 97) % 26 + 97) for c in s)"
+    assert paid(task, problem, f"```python\n{program}\n```") == 1.0
 
 
 @pytest.fixture(scope="module")

@@ -12,13 +12,14 @@ PROMPT = "Complete this Python function. Answer with the whole function in one f
 
 
 class HumanEval:
-    """164 functions to write; the row holds `tests`, `entry_point` and `task_id`.
+    """164 functions to write; the row holds `tests`, `entry_point`, `task_id`, and as `setup` the prompt, since some
+    tests call its helpers.
 
     HumanEval was made for testing. The `test_share` of the problems that a hash of their ids picks is held out; train
     on the rest only if you do not report HumanEval. Raises `ValueError` when the package is missing.
     """
 
-    columns = frozenset({"tests", "entry_point", "task_id"})
+    columns = frozenset({"tests", "entry_point", "setup", "task_id"})
 
     def __init__(self, *, test_share: float = 0.5, template: str = PROMPT, timeout_seconds: float = 3.0) -> None:
         if not 0 < test_share < 1:
@@ -52,5 +53,5 @@ class HumanEval:
 
 def as_problem(row: dict[str, Any], template: str) -> Problem:
     """One line of the package's file."""
-    columns = {"tests": row["test"], "entry_point": row["entry_point"], "task_id": row["task_id"]}
-    return Problem(template.replace("{prompt}", row["prompt"]), columns)
+    columns = {"tests": row["test"], "entry_point": row["entry_point"], "setup": row["prompt"]}
+    return Problem(template.replace("{prompt}", row["prompt"]), {**columns, "task_id": row["task_id"]})

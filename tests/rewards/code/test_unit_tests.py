@@ -4,9 +4,11 @@ import tempfile
 import time
 
 import pytest
+from attacks import TESTS as ADDITION
+from attacks import VERDICT
 
 from rewards import Sample, Scorer
-from rewards.code import UnitTests
+from rewards.code import UnitTests, sandbox
 from rewards.code.plain_data import from_line, to_line
 
 TESTS = "assert add(1, 2) == 3\nassert add(2, 2) == 4"
@@ -54,40 +56,10 @@ def test_an_expected_exception_can_be_tested():
     assert run("def f(x):\n    raise ValueError('negative')", tests).value == 1.0
 
 
-FORGERIES = {
-    "sys.exit at import": "import sys\nsys.exit(0)",
-    "os._exit at import": "import os\nos._exit(0)",
-    "sys.exit in a call": "import sys\ndef add(a, b): sys.exit(0)",
-    "os._exit in a call": "import os\ndef add(a, b): os._exit(0)",
-    "exit from a thread": "import os, threading\nthreading.Timer(0.05, os._exit, (0,)).start()\ndef add(a, b): 0",
-    "printed marker": "print('passed')\nprint('OK')\ndef add(a, b):\n    print('passed')\n    return 0",
-    "marker on all descriptors": (
-        "import os\ndef add(a, b):\n"
-        '    for n in range(64):\n        try: os.write(n, b\'""\\n""\\n\')\n        except OSError: pass'
-    ),
-    "always equal": "class E:\n    def __eq__(self, other): return True\ndef add(a, b): return E()",
-    "equal integer": "class I(int):\n    def __eq__(self, other): return True\ndef add(a, b): return I(0)",
-    "frames": (
-        "import sys\ndef add(a, b):\n    frame = sys._getframe()\n"
-        "    while frame.f_back: frame = frame.f_back\n    frame.f_globals['ok'] = 1\n    return 0"
-    ),
-    "patched builtins": "import builtins\nbuiltins.all = lambda xs: True\ndef add(a, b): return 0",
-    "signal to the parent": "import os, signal\ndef add(a, b):\n    os.kill(os.getpid(), signal.SIGKILL)",
-    "wrong name": "def sub(a, b): return a - b",
-    "syntax error": "def add(a, b) return",
-    "deep nesting": "(" * 5000,
-    "deep result": "def add(a, b):\n    r = []\n    for _ in range(10**5): r = [r]\n    return r",
-    "large result": "def add(a, b): return 'x' * 2**21",
-    "memory bomb": "def add(a, b): return len([0] * 10**9)",
-    "recursion": "def add(a, b): return add(a, b)",
-    "nan": "def add(a, b): return float('nan')",
-    "segmentation fault": "import ctypes\ndef add(a, b): ctypes.string_at(0)",
-}
-
-
-@pytest.mark.parametrize("program", FORGERIES.values(), ids=FORGERIES)
+@pytest.mark.parametrize("program", VERDICT.values(), ids=VERDICT)
 def test_no_trick_makes_a_wrong_program_pass(program):
-    score = run(program)
+    """Whatever layers this machine has: the two processes alone see to it."""
+    score = run(program, ADDITION)
     assert score.value == 0.0
     assert score.info["passed"] == 0
     assert score.info["reason"]
@@ -116,27 +88,110 @@ def test_what_never_ends_is_a_zero_at_the_deadline(program):
     assert time.monotonic() - started < 3.0
 
 
-def test_a_fork_is_killed_with_the_program(tmp_path):
-    mark = tmp_path / "alive"
-    program = (
-        "import os, time\n"
-        f"if os.fork() == 0:\n    time.sleep(1.0)\n    open({str(mark)!r}, 'w')\n    os._exit(0)\n"
-        "def add(a, b): return a + b"
-    )
-    assert run(program).value == 1.0
-    time.sleep(1.3)
-    assert not mark.exists()
-
-
 def test_the_environment_is_empty_and_the_folder_is_removed(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "secret")
-    before = set(glob.glob(os.path.join(tempfile.gettempdir(), "textenv-code-*")))
     program = (
         "import os\nopen('file', 'w').write('x')\n"
         "def look(): return [k for k in os.environ if 'TOKEN' in k], os.listdir('.'), 'textenv-code' in os.getcwd()"
     )
     assert run(program, "assert look() == ([], ['file'], True)").value == 1.0
-    assert set(glob.glob(os.path.join(tempfile.gettempdir(), "textenv-code-*"))) <= before
+    assert run("import os\ndef look(): return os.listdir('.')", "assert look() == []").value == 1.0
+    sandbox.close()
+    assert not glob.glob(os.path.join(tempfile.gettempdir(), f"textenv-code-{os.getpid()}-*"))
+
+
+SUM = "a, b = map(int, input().split())\nprint(a + b)"
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        (SUM, "passed"),
+        ("import sys\nprint(sum(map(int, sys.stdin.read().split())), end='  \\n\\n')", "passed"),
+        ("import sys\nsys.stdout.buffer.write(b'3')\nsys.exit()", "passed"),
+        ("import os\nos.write(1, b'3')\nos._exit(0)", "passed"),
+        ("import atexit\natexit.register(print, 3)", "passed"),
+        ("import threading, time\nthreading.Timer(0.1, print, (3,)).start()", "passed"),
+        ("if __name__ == '__main__':\n    print(3)", "passed"),
+        ("print(' 3')", "test 1 of 1: printed ' 3\\n'"),
+        ("print('3\\n4')", "test 1 of 1: printed '3\\n4\\n'"),
+        ("", "a program must have from 1 to 100000 characters"),
+        ("print(3)\n1 / 0", "test 1 of 1: exit status 1: ZeroDivisionError: division by zero"),
+        ("print(3)\nraise SystemExit('wrong')", "test 1 of 1: exit status 1"),
+        ("print(3, flush=True)\nimport os\nos.abort()", "test 1 of 1: killed by signal"),
+        ("print(", "test 1 of 1: exit status 1: SyntaxError: '(' was never closed (<program>, line 1)"),
+        ("input()\ninput()", "test 1 of 1: exit status 1: EOFError: EOF when reading a line"),
+        ("while True: print('x' * 10000)", "test 1 of 1: timed out"),
+        ("import time\nprint(3, flush=True)\ntime.sleep(9)", "test 1 of 1: timed out"),
+        ("print('x' * 2000000)", "test 1 of 1: it printed more than may be kept"),
+        (
+            "import sys\nclass E(str):\n    def __eq__(self, other): return True\nprint(E('4'))",
+            "test 1 of 1: printed '4\\n'",
+        ),
+    ],
+)
+def test_a_script_is_judged_by_what_it_prints(program, reason):
+    score = UnitTests(timeout_seconds=1.0)(f"```python\n{program}\n```", [{"input": "1 2\n", "output": "3\n"}])
+    assert score.info["reason"].startswith(reason)
+    assert score.value == float(reason == "passed")
+
+
+def test_each_case_of_a_script_is_a_run_of_its_own():
+    program = "import os\nprint(len(os.listdir('.')))\nopen('mark', 'w').close()\nprint(input())"
+    tests = {"inputs": ["a", "b", "c"], "outputs": ["0\na", "0\nb", "0\nx"]}
+    score = UnitTests(partial=True)(program, tests)
+    assert (score.value, score.info["reason"]) == (2 / 3, "test 3 of 3: printed '0\\nc\\n'")
+
+
+def test_a_script_need_not_read_its_input_and_may_read_much():
+    assert UnitTests()("print(1)", [{"input": "x" * 3_000_000, "output": "1"}]).value == 1.0
+    program = "import sys\nprint(len(sys.stdin.read()))"
+    assert UnitTests()(program, [{"input": "é\n" * 500_000, "output": "1000000"}]).value == 1.0
+
+
+def test_time_left_over_is_for_the_next_cases():
+    score = UnitTests(timeout_seconds=0.5, partial=True)(
+        "import time\ntime.sleep(0.3)", [{"input": "", "output": ""}] * 3
+    )
+    assert (score.value, score.info["reason"]) == (1 / 3, "test 2 of 3: timed out")
+
+
+CLASSES = (
+    "class Stack:\n    def __init__(self): self.items = []\n    def push(self, x): self.items.append(x); return self"
+)
+
+
+def test_classes_are_tested_in_the_same_process_only():
+    tests = ["assert Stack().push(3).items == [3]", "assert Stack().items == [0]", "assert Stack().items == []"]
+    score = UnitTests(same_process=True, partial=True)(CLASSES, tests)
+    assert (score.value, score.info["reason"]) == (2 / 3, "test 2 of 3: AssertionError")
+    apart = UnitTests()(CLASSES, tests)
+    assert apart.value == 0.0
+    assert "no plain data (TypeError: a Stack is no plain data)" in apart.info["reason"]
+
+
+def test_the_same_process_has_the_setup_and_calls_check():
+    tests = "def check(candidate):\n    assert candidate(double(1)) == 1\n    assert next(iter(make())) == 1"
+    setup = "def double(x): return 2 * x"
+    program = "from __future__ import annotations\ndef half(x): return x // 2\ndef make(): yield 1"
+    assert UnitTests(same_process=True)(program, tests, entry_point="half", setup=setup).value == 1.0
+
+
+def test_what_leaves_the_same_process_is_a_zero():
+    for leave in ("import os\nos._exit(0)", "import os\nclass Stack:\n    def __init__(self): os._exit(0)"):
+        score = UnitTests(same_process=True)(leave, "assert Stack().items == []")
+        assert (score.value, score.info["passed"]) == (0.0, 0)
+
+
+def test_a_value_that_is_no_plain_data_is_not_the_error_that_a_test_waits_for():
+    tests = "try:\n    f()\nexcept TypeError:\n    ok = True\nassert ok"
+    assert run("def f(): return object()", tests).value == 0.0
+    assert run("def f(): raise TypeError", tests).value == 1.0
+
+
+def test_integers_of_any_length_come_back():
+    assert run("def f(n): return 7 ** n", "assert f(20_000) == 7 ** 20_000\nassert f(1) == 7").value == 1.0
+    assert run("def f(n): return -(1 << n)", "assert f(63) == -(2 ** 63)\nassert f(64) == -(2 ** 64)").value == 1.0
 
 
 @pytest.mark.parametrize(
@@ -165,13 +220,35 @@ def test_a_batch_scores_in_order_and_a_row_without_tests_is_invalid():
     assert [(v.value, v.valid) for v in verdicts] == [(1.0, True), (0.0, True), (1.0, True), (0.0, False)]
 
 
+def test_functions_in_the_manner_of_pytest_are_called():
+    tests = "def test_one():\n    assert f(1) == 1\ndef test_two():\n    assert f(2) == 3\ndef helper(): assert False"
+    score = UnitTests(partial=True)("def f(x): return x", tests)
+    assert (score.info["passed"], score.info["reason"]) == (1, "test 2 of 2: AssertionError")
+    assert UnitTests()("def f(x): return x", ["def test_two():\n    assert f(2) == 3"]).value == 0.0
+
+
+UNITTEST = "import unittest\nclass T(unittest.TestCase):\n    def test(self): self.assertEqual(f(), 1)"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"tests": "assert ("}, "tests must be Python source"),
-        ({"tests": ""}, "tests must hold at least one statement, got none"),
+        ({"tests": ""}, "tests must hold at least one test, got none"),
+        ({"tests": []}, "tests must hold at least one test, got none"),
+        ({"tests": "# nothing"}, "tests must check something, got ''"),
+        ({"tests": ["assert True", "x = 1"]}, "tests must check something, got 'x = 1'"),
+        ({"tests": [3]}, r"tests\[0\] must be Python source, got 3"),
+        ({"tests": ["assert f()", ["assert g()"]]}, r"tests\[1\] must be Python source, got \['assert g"),
+        ({"tests": b"assert f()"}, r"tests\[0\] must be Python source, got 97"),
+        ({"tests": UNITTEST}, "tests must run what they define, got the class T, which nobody runs"),
+        ({"tests": None}, "tests must be Python source, a list of sources, or input and output, got None"),
         ({"tests": "def check(candidate): pass"}, "must come with entry_point"),
-        ({"tests": TESTS, "setup": "1 / 0"}, "setup must run before the tests, got setup: ZeroDivisionError"),
+        ({"tests": TESTS, "setup": "1 / 0"}, "setup must run before the tests, got ZeroDivisionError"),
+        ({"tests": [{"input": "1"}]}, r"tests\[0\] must have texts input and output, got {'input': '1'}"),
+        ({"tests": [{"input": "1", "output": "1"}, "x"]}, r"tests\[1\] must have texts input and output, got 'x'"),
+        ({"tests": {"inputs": ["1"], "outputs": []}}, "lists inputs and outputs of equal length above 0"),
+        ({"tests": {"inputs": "1", "outputs": "1"}}, "lists inputs and outputs of equal length above 0"),
     ],
 )
 def test_a_broken_test_is_the_data_sets_error(arguments, message):
@@ -179,14 +256,47 @@ def test_a_broken_test_is_the_data_sets_error(arguments, message):
         UnitTests()(completion="def add(a, b): return 1", **arguments)
 
 
-@pytest.mark.parametrize(
-    "value", [None, True, 3, -1.5, "a\n", b"\x00", 1j, [1, (2, {3}), frozenset({4})], {(1, 2): [None]}]
-)
+def test_a_row_without_tests_says_what_it_has():
+    (failure,) = UnitTests().score_batch([Sample("", "def f(): 1", row={"answer": "3", "test": "x"})])
+    assert failure.reason == "ValueError: the row must have a column 'tests', got ['answer', 'test']"
+
+
+VALUES = [None, True, 3, -1.5, "a\n\ud800", b"\x00", 1j, [1, (2, {3}), frozenset({4})], {(1, 2): [None]}, {1: True}]
+VALUES += [float("inf"), 2**63 - 1, -(2**63), 10**5000, -(10**5000)]
+
+
+@pytest.mark.parametrize("value", VALUES, ids=map(str, range(len(VALUES))))
 def test_plain_data_survives_the_way(value):
-    assert from_line(to_line(value)) == value
+    assert repr_of(from_line(to_line(value))) == repr_of(value)
 
 
-@pytest.mark.parametrize("line", [b"[1]", b"{}", b'{"list": 3}', b'{"eval": "1"}', b"[" * 100_000, b"\xff"])
+def repr_of(value):
+    """With types: True is not 1. Integers in hexadecimal, where Python has no limit of digits."""
+    return hex(value) if type(value) is int else repr(value)
+
+
+@pytest.mark.parametrize("value", [object(), Ellipsis, range(3), iter([]), int, len, {1: object()}, bytearray(b"x")])
+def test_what_behaves_is_no_plain_data(value):
+    with pytest.raises(TypeError, match="is no plain data"):
+        to_line(value)
+
+
+def test_depth_and_size_are_bounded():
+    deep, wide = [], "x" * (1 << 20)
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(ValueError, match="nested 40 deep"):
+        to_line(deep)
+    with pytest.raises(ValueError, match="may take 1048576 bytes"):
+        to_line(wide)
+    assert from_line(to_line([[[[[[[[[[1]]]]]]]]]])) == [[[[[[[[[[1]]]]]]]]]]
+
+
+LINES = [b"[1]", b"{}", b'{"list": 3}', b'{"eval": "1"}', b"[" * 100_000, b"\xff", b'{"int": "x"}', b'{"int": 3}']
+LINES += [b"1" * 5000, b'{"set": [{"list": []}]}', b'{"dict": [[1]]}', b'{"list": [], "set": []}', b'{"bytes": "0"}']
+
+
+@pytest.mark.parametrize("line", LINES)
 def test_lines_that_are_no_plain_data_are_refused(line):
     with pytest.raises(ValueError):
         from_line(line)
