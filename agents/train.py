@@ -18,7 +18,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from agents.collect import Collected
 from agents.config import from_settings, register, typed
-from agents.interrupt import Interrupt
 from agents.metrics import JsonLines, TensorBoard, WeightsAndBiases
 from agents.observe import completion_lines
 from agents.progress import Progress
@@ -26,6 +25,7 @@ from agents.resume import resumed
 from agents.run import Run, SamplerMismatch, prepare
 from agents.summary import finish, shown_sample
 from rewards.errors import RewardError
+from rewards.preference.interrupt import Interrupt
 
 CONF = str(Path(__file__).resolve().parents[1] / "conf")
 MEMORY_SETTINGS = (
