@@ -124,8 +124,8 @@ def main(composed: DictConfig) -> None:
             run = prepare(typed(composed), OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
     except ValueError as error:
         sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("\nLeft before the run began; nothing was written.")
+    except KeyboardInterrupt as stop:
+        sys.exit(f"\n{str(stop) or 'Left before the run began; nothing was written.'}")
     try:
         train(run)
     except KeyboardInterrupt:
