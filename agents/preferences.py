@@ -138,7 +138,8 @@ def answered(config: TrainConfig, say: Say) -> Iterator[list[Ended]]:
     task, tokenizer = build_task(config.task), tokenizer_of(config.policy, say)
     size = min(WAVE, own.judgements) * own.responses
     with closing(build_env(config.env, task, truth, tokenizer, size, "train")) as env:
-        policy = load_policy(config.policy, len(env.tokenizer), seed=config.seed, say=say)
+        device = config.policy.device
+        policy = load_policy(config.policy, len(env.tokenizer), device=device, seed=config.seed, say=say)
         policy.reset(seed=config.seed)
         problems = np.arange(own.judgements) % env.num_problems
         for start in range(0, own.judgements, WAVE):

@@ -1,4 +1,4 @@
-"""The settings of training and labelling, with their ranges."""
+"""The settings of training, evaluating and labelling, with their ranges."""
 
 from __future__ import annotations
 
@@ -128,6 +128,26 @@ class LabelConfig:
         at_least("seed", self.seed, 0)
 
 
+@dataclass
+class EvaluateConfig:
+    """What `python -m rewards.preference.evaluate` reads."""
+
+    path: str = MISSING
+    """A reward model's folder."""
+    data: str = MISSING
+    """JSONL of pairs or rankings; tied pairs are left out."""
+    too_long: str = "error"
+    """What to do with what is longer than the model reads: `error`, or `truncate_prompt`."""
+    batch_size: int = 32
+    """Responses a forward."""
+    device: str = "auto"
+    """`auto`: cuda where there is one, else cpu."""
+
+    def __post_init__(self) -> None:
+        at_least("batch_size", self.batch_size, 1)
+        one_of("too_long", self.too_long, ("error", "truncate_prompt"))
+
+
 def at_least(name: str, value: int | float, least: int) -> None:
     """Raises `ValueError` where the setting is smaller or not a number."""
     if not value >= least:
@@ -143,3 +163,4 @@ def one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
 store = ConfigStore.instance()
 store.store(name="preference_train_schema", node=TrainConfig)
 store.store(name="preference_label_schema", node=LabelConfig)
+store.store(name="preference_evaluate_schema", node=EvaluateConfig)

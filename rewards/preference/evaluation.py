@@ -15,6 +15,7 @@ from rewards.preference.losses import ABSENT, bradley_terry, plackett_luce
 from rewards.preference.model import ScalarHead, score_rows
 
 Metrics = dict[str, float | None]
+COUNTS = ("judgements", "pairs")
 BINS = 10
 """Of the calibration error: of equal width over the probabilities from 0.5 to 1."""
 
@@ -118,6 +119,18 @@ def all_scores(
 def reference_statistics(scores: Float[Tensor, " R"]) -> Mapping[str, float]:
     """Mean and population standard deviation; a model that gives one score to everything gets 1."""
     return {"mean": scores.double().mean().item(), "std": scores.double().std(correction=0).item() or 1.0}
+
+
+def as_text(metrics: Metrics) -> list[tuple[str, str]]:
+    """Names and numbers for people; a dash for what is not determined.
+
+    >>> as_text({"pairs": 3.0, "ranking_nll": None, "accuracy": 0.5})
+    [('pairs', '3'), ('ranking nll', '-'), ('accuracy', '0.500')]
+    """
+    return [
+        (name.replace("_", " "), "-" if value is None else f"{value:.0f}" if name in COUNTS else f"{value:.3f}")
+        for name, value in metrics.items()
+    ]
 
 
 def _ranking_nll(scores: Tensor, preferences: Sequence[EncodedPreference]) -> float | None:

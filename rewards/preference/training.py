@@ -19,7 +19,7 @@ from rewards.preference.card import check_free, written_at_once
 from rewards.preference.config import TrainConfig
 from rewards.preference.data import Preference, read_preferences, split_preferences
 from rewards.preference.encoding import EncodedPreference, encode_preferences
-from rewards.preference.evaluation import Metrics, all_scores, evaluate, reference_statistics
+from rewards.preference.evaluation import Metrics, all_scores, as_text, evaluate, reference_statistics
 from rewards.preference.fitting import batches, fit, make_optimizer
 from rewards.preference.interrupt import Interrupt
 from rewards.preference.lora import add_adapter, remove_adapter
@@ -29,7 +29,6 @@ from rewards.preference.tokenizer import byte_tokenizer, check_model, load_token
 from rewards.preference.unfinished import COMMAND, Stopped, Unfinished, log_step
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-COUNTS = ("judgements", "pairs")
 
 
 @dataclass(frozen=True)
@@ -213,9 +212,8 @@ def _show(summary: dict[str, Any], config: TrainConfig, console: Console) -> Non
     table = Table(title=f"reward model: {config.output}", title_justify="left", show_header=False)
     table.add_row("training judgements", str(summary["train_judgements"]))
     table.add_row("seconds", str(summary["seconds"]))
-    for name, value in (summary["eval"] or {}).items():
-        shown = "-" if value is None else f"{value:.0f}" if name in COUNTS else f"{value:.3f}"
-        table.add_row(f"held-out {name.replace('_', ' ')}", shown)
+    for name, shown in as_text(summary["eval"] or {}):
+        table.add_row(f"held-out {name}", shown)
     console.print(table)
     if summary["eval"] is None:
         console.print("no held-out judgements (eval_share=0): nothing is known of its accuracy")

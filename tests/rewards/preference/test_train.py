@@ -86,6 +86,30 @@ def test_the_command_trains_from_any_folder_and_writes_one_folder(pairs, tmp_pat
     assert len(RewardModel(tmp_path / "runs/rm").score_batch([Sample("a", "b")])) == 1
 
 
+def test_a_model_is_held_against_other_judgements_by_a_command(pairs, tmp_path):
+    quiet(data=str(pairs), output=str(tmp_path / "rm"))
+    synthetic.write_pairs(tmp_path / "other.jsonl", 30, seed=9)
+    with (tmp_path / "other.jsonl").open("a") as lines:
+        lines.write(json.dumps({"prompt": "1:", "responses": ["a", "gg", "h"], "ranking": [1, [0, 2]]}) + "\n")
+    done = run(tmp_path, "path=rm", "data=other.jsonl", module="evaluate")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["judgements"], found["pairs"]) == (31, 32)
+    assert 0 <= found["accuracy"] <= 1
+    assert "best of k" in done.stderr
+    for wrong, message in (
+        (["path=rm"], "error: data must be given: data=..."),
+        (["path=nowhere", "data=other.jsonl"], "error: path must be a reward model's folder"),
+        (["path=rm", "data=chat.jsonl"], "chat.jsonl, line 1: prompt must be text, which the model was trained on"),
+    ):
+        chat = {"prompt": [{"role": "user", "content": "hi"}], "chosen": "a", "rejected": "b"}
+        (tmp_path / "chat.jsonl").write_text(json.dumps(chat))
+        refused = run(tmp_path, *wrong, module="evaluate")
+        assert refused.returncode == 1
+        assert message in refused.stderr
+        assert "Traceback" not in refused.stderr
+
+
 def test_help_says_what_to_type(tmp_path):
     text = run(tmp_path, "--help").stdout
     for words in ("data=pairs.jsonl", "model=tiny", "a folder, a hub name, or tiny", "learning_rate", "batch_size"):
