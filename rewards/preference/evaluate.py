@@ -1,4 +1,4 @@
-"""Hold a reward model against judgements: `python -m rewards.preference.evaluate path=runs/reward_model data=pairs.jsonl`.
+"""Hold a reward model against judgements: `python -m rewards.preference.evaluate path=FOLDER data=pairs.jsonl`.
 
 Prints a table, and as its last line the numbers as JSON; what they are says `evaluation.evaluate`.
 """
