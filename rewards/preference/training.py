@@ -81,7 +81,7 @@ def _train(config: TrainConfig, unfinished: Unfinished, console: Console) -> dic
     training = {"settings": asdict(config), **summary}
     statistics = reference_statistics(scores)
     with written_at_once(config.output, overwrite=config.overwrite) as folder:
-        about = {"max_length": config.max_length, "prompts": data.prompts, "training": training}
+        about: dict[str, Any] = {"max_length": config.max_length, "prompts": data.prompts, "training": training}
         save(folder, network, data.tokenizer, **about, **statistics)
         (folder / "summary.json").write_text(json.dumps({**summary, "settings": asdict(config)}, indent=2) + "\n")
         shutil.copyfile(unfinished.metrics, folder / "metrics.jsonl")
@@ -152,7 +152,6 @@ def _fit(
     done, before = unfinished.restore(network, optimizer)
     total, started = len(batches(preferences, config)), time.monotonic()
     steps = fit(network, optimizer, preferences, config, learning_rate=peak_learning_rate(config), done=done)
-    step = done
     try:
         with (
             unfinished.metrics.open("a", encoding="utf-8") as lines,
