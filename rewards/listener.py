@@ -28,7 +28,7 @@ class Listener:
     execution = "inline"
 
     def __init__(
-        self, *, steps: float = 0.7, patience: int | None = 3, boredom: float = 3.0, notes: str = NOTES, seed: int = 0
+        self, *, steps: float = 0.7, patience: int | None = 3, boredom: float = 5.0, notes: str = NOTES, seed: int = 0
     ) -> None:
         for name, value in (("steps", steps), ("boredom", boredom)):
             if not 0 <= value < math.inf:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 
 import torch
@@ -116,7 +116,7 @@ def all_scores(
     return score_rows(network, [row.ids for p in preferences for row in p.rows], batch_rows=batch_rows)
 
 
-def reference_statistics(scores: Float[Tensor, " R"]) -> Mapping[str, float]:
+def reference_statistics(scores: Float[Tensor, " R"]) -> dict[str, float]:
     """Mean and population standard deviation; a model that gives one score to everything gets 1."""
     return {"mean": scores.double().mean().item(), "std": scores.double().std(correction=0).item() or 1.0}
 

@@ -79,10 +79,9 @@ def _train(config: TrainConfig, unfinished: Unfinished, console: Console) -> dic
         "learning_rate": peak_learning_rate(config),
     }
     training = {"settings": asdict(config), **summary}
-    statistics = reference_statistics(scores)
     with written_at_once(config.output, overwrite=config.overwrite) as folder:
         about: dict[str, Any] = {"max_length": config.max_length, "prompts": data.prompts, "training": training}
-        save(folder, network, data.tokenizer, **about, **statistics)
+        save(folder, network, data.tokenizer, **about | reference_statistics(scores))
         (folder / "summary.json").write_text(json.dumps({**summary, "settings": asdict(config)}, indent=2) + "\n")
         shutil.copyfile(unfinished.metrics, folder / "metrics.jsonl")
     unfinished.remove()
@@ -190,7 +189,7 @@ def _bar(console: Console, total: int, done: int) -> Progress:
 def _advance(progress: Progress, step: int, metrics: Metrics) -> None:
     """Show running means: a batch alone says little."""
     task = progress.tasks[0]
-    smooth = {}
+    smooth: dict[str, Any] = {}
     for name in ("loss", "accuracy"):
         value, shown = metrics[name] or 0.0, task.fields[name]
         smooth[name] = value if shown != shown else 0.95 * shown + 0.05 * value

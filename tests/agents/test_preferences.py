@@ -103,7 +103,7 @@ def test_what_other_settings_made_is_refused_with_the_differences(run):
     code, said = run(*SMALL, "name=two", "preparation.temperature=2", "env.max_new_tokens=9")
     assert code == 1
     assert "holds preferences of other settings" in said
-    assert "env.max_new_tokens: saved 20, now 9; preparation.temperature: saved 1.0, now 2.0" in said
+    assert "env.max_new_tokens: saved 20, now 9; preparation.temperature: saved 0.7, now 2.0" in said
 
 
 def test_an_interrupted_preparation_goes_on_where_it_was(run, tmp_path, monkeypatch):
