@@ -160,7 +160,10 @@ def describe(rows: Sequence[Mapping[str, Any]], temperature: float) -> str:
 
 def train_reward_model(config: RewardModelConfig) -> None:
     """Train it, or go on where an interrupted training was."""
+    from transformers.utils import logging
+
     from rewards.preference.training import train
 
+    logging.disable_progress_bar()
     under_way = Unfinished.of(config.output).exists()
     train(replace(config, resume=config.output if under_way else None))
