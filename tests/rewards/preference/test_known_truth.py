@@ -12,8 +12,9 @@ from rewards.preference.config import TrainConfig
 from rewards.preference.training import train
 from rewards.preference.truth import Attainable, attainable, draw_ranking
 
-LISTENER = Listener(patience=None, seed=1)
-"""Sequences over 24 tokens, worth (sum of tokens + sum of neighbours) / sqrt(length)."""
+LISTENER = Listener(patience=None, steps=0.3, seed=1)
+"""Sequences over 24 tokens, worth (sum of tokens + sum of neighbours) / sqrt(length). The neighbours' part is small: the
+tiny model does not learn 576 of them in so few steps."""
 
 
 def write(path, count, responses, *, seed):
@@ -31,7 +32,6 @@ def write(path, count, responses, *, seed):
     return attainable(worths, temperature=0.7)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("loss", "points"), [("pairs", 0.05), ("plackett_luce", 0.04)])
 def test_it_comes_close_to_what_can_be_known(tmp_path, loss, points):
     write(tmp_path / "train.jsonl", 4000, 4, seed=0)
@@ -42,10 +42,10 @@ def test_it_comes_close_to_what_can_be_known(tmp_path, loss, points):
         output=str(tmp_path / "rm"),
         loss=loss,
         max_length=32,
+        learning_rate=4e-3,
         seed=0,
     )
     found = train(config, console=Console(file=io.StringIO()))["eval"]
-    print(loss, bayes, found)
     assert found["accuracy"] > bayes.accuracy - points
     assert found["nll"] < bayes.nll + 0.06
     assert abs(found["score_length_correlation"]) < 0.2
