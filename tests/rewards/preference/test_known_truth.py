@@ -13,8 +13,8 @@ from rewards.preference.training import train
 from rewards.preference.truth import Attainable, attainable, draw_ranking
 
 LISTENER = Listener(patience=None, steps=0.3, seed=1)
-"""Sequences over 24 tokens, worth (sum of tokens + sum of neighbours) / sqrt(length). The neighbours' part is small: the
-tiny model does not learn 576 of them in so few steps."""
+"""Sequences over 24 tokens, worth (sum of tokens + sum of neighbours) / sqrt(length). The neighbours' part is small:
+the tiny model does not learn 576 of them in so few steps."""
 
 
 def write(path, count, responses, *, seed):
