@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from agents.grpo import GRPOConfig
@@ -20,6 +20,7 @@ from agents.optim import require
 from agents.policy.hardware import PRECISIONS
 from agents.policy.loading import TinyConfig
 from agents.ppo import PPOConfig
+from rewards.preference.config import TrainConfig as RewardModelConfig
 from rewards.preference.lora import LoraConfig
 
 AgentConfig = GRPOConfig | PPOConfig
@@ -145,6 +146,33 @@ class LoggingConfig:
 
 
 @dataclass
+class PreferencesConfig:
+    """What is done before a run that is rewarded by a reward model: preferences of a true reward are drawn, and the
+    model is trained on them. Runs that agree in everything it depends on share its folder."""
+
+    folder: str = "${runs}/preferences-seed${seed}"
+    truth: str = MISSING
+    """The part of `reward` that judges; with weight 0 the policy never hears of it."""
+    judgements: int = 1000
+    """Rankings to draw."""
+    responses: int = 4
+    """Completions of the untrained policy in each."""
+    temperature: float = 1.0
+    """How much the judge errs: a completion's worth is its true reward over this (Plackett-Luce)."""
+    reward_model: RewardModelConfig = field(
+        default_factory=lambda: RewardModelConfig(
+            data="${preparation.folder}/preferences.jsonl", output="${preparation.folder}/reward_model"
+        )
+    )
+    """As for `python -m rewards.preference.train`."""
+
+    def __post_init__(self) -> None:
+        require(self.judgements >= 2, f"preparation.judgements must be at least 2, got {self.judgements}")
+        require(self.responses >= 2, f"preparation.responses must be at least 2, got {self.responses}")
+        require(self.temperature > 0, f"preparation.temperature must be above 0, got {self.temperature}")
+
+
+@dataclass
 class TrainConfig:
     """A run."""
 
@@ -152,6 +180,8 @@ class TrainConfig:
     task: Any = None
     reward: Any = None
     """null: the task's own."""
+    preparation: Any = None
+    """What is done before the run begins, and not again when it is resumed: null, or `preferences`."""
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     env: EnvConfig = field(default_factory=EnvConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -195,14 +225,17 @@ def register() -> None:
     store.store(name="train_schema", node=TrainConfig)
     store.store(group="agent", name="grpo", node=GRPOConfig)
     store.store(group="agent", name="ppo", node=PPOConfig)
+    store.store(group="preparation", name="preferences", node=PreferencesConfig)
 
 
 def from_settings(settings: Mapping[str, Any]) -> TrainConfig:
     """The dataclasses behind settings that a run's folder holds. Raises `ValueError` where they are not a run's."""
     try:
         schema = OmegaConf.structured({"grpo": GRPOConfig, "ppo": PPOConfig}[settings["agent"]["name"]])
-        agent = OmegaConf.merge(schema, settings["agent"])
-        composed = OmegaConf.merge(OmegaConf.structured(TrainConfig), dict(settings) | {"agent": agent})
+        groups = {"agent": OmegaConf.merge(schema, settings["agent"])}
+        if settings.get("preparation") is not None:
+            groups["preparation"] = OmegaConf.merge(OmegaConf.structured(PreferencesConfig), settings["preparation"])
+        composed = OmegaConf.merge(OmegaConf.structured(TrainConfig), dict(settings) | groups)
     except (OmegaConfBaseException, KeyError, TypeError) as error:
         raise ValueError(f"settings that do not fit together ({error})") from error
     assert isinstance(composed, DictConfig)
@@ -218,6 +251,10 @@ def typed(composed: DictConfig) -> TrainConfig:
     require(
         isinstance(config.agent, AgentConfig),
         f"agent must be grpo or ppo, got {config.agent!r}: choose one with agent=grpo or agent=ppo",
+    )
+    require(
+        config.preparation is None or isinstance(config.preparation, PreferencesConfig),
+        f"preparation must be preferences or null, got {config.preparation!r}: choose it with preparation=preferences",
     )
     require(config.task is not None, "task must be chosen: task=arithmetic, or task=jsonl task.path=problems.jsonl")
     return config

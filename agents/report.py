@@ -22,6 +22,7 @@ Record = Mapping[str, float]
 XAxis = Literal["iteration", "num_tokens", "time/train_seconds"]
 
 X_AXES = {"iteration": "iteration", "num_tokens": "generated tokens", "time/train_seconds": "seconds of training"}
+INTEGER_AXES = ("iteration", "generated tokens")
 PANELS = (
     ("eval/accuracy", "Held-out accuracy"),
     ("reward/mean", "Reward"),
@@ -87,13 +88,33 @@ def draw_curves(
             _draw(ax, curve, *styles[label])
         if any(curve.deviation is not None for curve in curves.values()):
             name = f"{name} (mean ± std of completions)"
-        _dress(ax, metric, name, X_AXES[x])
+        dress(ax, name, X_AXES[x])
+        _limit(ax, metric)
     for ax in axes[len(panels) :]:
         ax.remove()
     _head(figure, title, seeds, styles)
+    write_picture(figure, path)
+
+
+def write_picture(figure: Figure, path: Path | str) -> None:
+    """As a PNG, at once or not at all."""
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=130, facecolor="white")
     write_atomically(path, picture.getvalue())
+
+
+def dress(ax: Axes, name: str, x: str) -> None:
+    """A panel's title, axes and grid."""
+    ax.set_title(name, fontsize=11, loc="left", fontweight="bold", color="#222222")
+    ax.set_xlabel(x, fontsize=9, color="#444444")
+    ax.grid(axis="y", color="#E6E6E6", linewidth=0.8)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.spines[["left", "bottom"]].set_color("#AAAAAA")
+    ax.tick_params(labelsize=9, color="#AAAAAA", labelcolor="#444444")
+    ax.xaxis.set_major_locator(MaxNLocator(5, integer=x in INTEGER_AXES))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda number, _: _short(number)))
+    ax.margins(x=0.02)
 
 
 def _as_seeds(records: Any) -> list[list[Record]]:
@@ -140,17 +161,7 @@ def _draw(ax: Axes, curve: Curve, colour: str, line: LineStyleType) -> None:
             ax.plot(curve.x, y, color=colour, linewidth=0.7, alpha=0.4, zorder=2)
 
 
-def _dress(ax: Axes, metric: str, name: str, x: str) -> None:
-    ax.set_title(name, fontsize=11, loc="left", fontweight="bold", color="#222222")
-    ax.set_xlabel(x, fontsize=9, color="#444444")
-    ax.grid(axis="y", color="#E6E6E6", linewidth=0.8)
-    ax.set_axisbelow(True)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.spines[["left", "bottom"]].set_color("#AAAAAA")
-    ax.tick_params(labelsize=9, color="#AAAAAA", labelcolor="#444444")
-    ax.xaxis.set_major_locator(MaxNLocator(5, integer=x != X_AXES["time/train_seconds"]))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda number, _: _short(number)))
-    ax.margins(x=0.02)
+def _limit(ax: Axes, metric: str) -> None:
     if metric == "eval/accuracy":
         ax.set_ylim(-0.02, 1.02)
     elif metric in ("completions/mean_length", "entropy", "value_loss"):

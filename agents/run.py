@@ -22,6 +22,7 @@ from agents.observe import rollout_metrics
 from agents.policy import Policy
 from agents.policy.hardware import has_fast_bfloat16, keep_freed_memory, peak_memory_gb, pick_device, repeat_exactly
 from agents.ppo import PPO
+from agents.preferences import prepare_preferences
 from agents.run_folder import RunFolder, default_name
 from agents.setup import (
     Environments,
@@ -180,6 +181,11 @@ def prepare(config: TrainConfig, settings: dict[str, Any], say: Callable[[str], 
     if config.strict:
         repeat_exactly()
     device = pick_device(config.policy.device)
+    if config.resume is None:
+        if config.name is not None:
+            RunFolder(Path(config.runs) / config.name).check_free()
+        if config.preparation is not None:
+            prepare_preferences(config, say)
     envs = build_environments(config, tokenizer_of(config.policy, say))
     check_context(config.policy, envs.train)
     check_adapter(config.policy)

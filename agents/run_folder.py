@@ -6,6 +6,7 @@ runs/<name>/config.yaml          the settings, as composed
             tensorboard/
             checkpoints/
             curves.png           learning curves, drawn at the end
+            proxy_and_truth.png  where a part of the reward has weight 0: what is optimized beside what is watched
             summary.json         before and after, seconds, tokens, memory
 """
 
@@ -49,6 +50,10 @@ class RunFolder:
     @property
     def curves(self) -> Path:
         return self.path / "curves.png"
+
+    @property
+    def proxy_and_truth(self) -> Path:
+        return self.path / "proxy_and_truth.png"
 
     @property
     def summary(self) -> Path:

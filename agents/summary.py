@@ -11,6 +11,7 @@ from agents.collect import Collected
 from agents.evaluate import Examination
 from agents.metrics import read_metrics
 from agents.policy.hardware import peak_memory_gb
+from agents.proxy import draw_proxy_and_truth, tell_truth, truth_summary, watched_parts
 from agents.report import draw_curves
 from agents.run import Run
 from textenv import Ended
@@ -20,9 +21,12 @@ def finish(run: Run, say: Callable[[str], None]) -> dict[str, Any]:
     """Examine, save, draw, and tell."""
     after = run.examine(samples=run.config.evaluation.samples)
     run.save(after.accuracy)
-    summary = summarize(run, after)
-    run.folder.write_summary(summary)
     records = read_metrics(run.folder.metrics)
+    watched = watched_parts(run.config.reward)
+    summary = summarize(run, after) | ({"watched": truth_summary(records, watched)} if watched else {})
+    run.folder.write_summary(summary)
+    if watched:
+        draw_proxy_and_truth(records, watched, run.folder.proxy_and_truth, title=run.folder.path.name)
     if records:
         records[-1] |= after.metrics()
     draw_curves({run.config.agent.name: [baseline(run), *records]}, run.folder.curves, title=run.folder.path.name)
@@ -78,6 +82,8 @@ def tell(run: Run, summary: dict[str, Any], after: Examination, say: Callable[[s
         f"{summary['iterations']} iterations, {summary['tokens']} tokens, {summary['seconds']:.0f} s of training, "
         f"{summary['peak_memory_gb']:.1f} GB at most\n"
     )
+    for line in tell_truth(summary.get("watched", {})):
+        say(line)
     for ended in after.greedy.ended[:3]:
         say(f"  {question(ended)!r}\n    -> {ended.sample.completion!r}  (score {ended.verdict.value:g})")
     say(f"\nEverything lies in {run.folder.path}: summary.json, curves.png, metrics.jsonl, completions.jsonl,")

@@ -18,7 +18,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from agents.collect import Collected
 from agents.config import from_settings, register, typed
-from agents.interrupt import Interrupt
 from agents.metrics import JsonLines, TensorBoard, WeightsAndBiases
 from agents.observe import completion_lines
 from agents.progress import Progress
@@ -26,6 +25,7 @@ from agents.resume import resumed
 from agents.run import Run, SamplerMismatch, prepare
 from agents.summary import finish, shown_sample
 from rewards.errors import RewardError
+from rewards.preference.interrupt import Interrupt
 
 CONF = str(Path(__file__).resolve().parents[1] / "conf")
 MEMORY_SETTINGS = (
@@ -124,8 +124,8 @@ def main(composed: DictConfig) -> None:
             run = prepare(typed(composed), OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
     except ValueError as error:
         sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("\nLeft before the run began; nothing was written.")
+    except KeyboardInterrupt as stop:
+        sys.exit(f"\n{str(stop) or 'Left before the run began; nothing was written.'}")
     try:
         train(run)
     except KeyboardInterrupt:

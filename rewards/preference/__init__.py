@@ -1,4 +1,4 @@
-"""The learned reward model: Bradley-Terry on pairs, a scalar head on any causal language model.
+"""The learned reward model: a scalar head on any causal language model, trained on pairs and rankings.
 
 Importing this package does not import torch; loading weights or training does.
 """

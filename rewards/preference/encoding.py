@@ -33,29 +33,29 @@ class Encoded:
 
 
 @dataclass(frozen=True, slots=True)
-class EncodedPair:
-    """A preference in tokens."""
+class EncodedPreference:
+    """A judgement in tokens: its responses best first, with their places and levels as in `data.Preference`."""
 
-    chosen: Encoded
-    rejected: Encoded
-    margin: float
+    rows: tuple[Encoded, ...]
+    places: tuple[int, ...]
+    levels: tuple[float, ...]
 
 
 def encode_preferences(
-    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Preference], *, max_length: int, too_long: str, name: str
-) -> list[EncodedPair]:
-    """All pairs in tokens; what is wrong with one is raised as `ValueError` with `name` and its number, from 1."""
+    tokenizer: PreTrainedTokenizerBase, preferences: Sequence[Preference], *, max_length: int, too_long: str
+) -> list[EncodedPreference]:
+    """All judgements in tokens; what is wrong with one is raised as `ValueError` with its file and line."""
     encoded = []
-    for number, pair in enumerate(pairs, start=1):
+    for preference in preferences:
         try:
-            prompt_ids = encode_prompt(tokenizer, pair.prompt)
-            chosen, rejected = (
+            prompt_ids = encode_prompt(tokenizer, preference.prompt)
+            rows = tuple(
                 fit(prompt_ids, encode_completion(tokenizer, text), max_length=max_length, too_long=too_long)
-                for text in (pair.chosen, pair.rejected)
+                for text in preference.responses
             )
         except ValueError as error:
-            raise ValueError(f"{name}, pair {number}: {error}") from error
-        encoded.append(EncodedPair(chosen, rejected, pair.margin))
+            raise ValueError(f"{preference.source}: {error}") from error
+        encoded.append(EncodedPreference(rows, preference.places, preference.levels))
     return encoded
 
 

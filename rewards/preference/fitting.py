@@ -1,55 +1,55 @@
-"""Fitting the network to pairs: AdamW, warm-up and decay, clipped gradients."""
+"""Fitting the network to judgements: AdamW, warm-up and decay, clipped gradients."""
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from rewards.preference.config import TrainConfig
-from rewards.preference.encoding import EncodedPair, pad_right, shuffled_batches
-from rewards.preference.evaluation import Metrics, wins
-from rewards.preference.losses import bradley_terry, centering
+from rewards.preference.encoding import EncodedPreference, pad_right, shuffled_batches
+from rewards.preference.evaluation import Metrics, rectangle, strict_pairs, wins
+from rewards.preference.losses import all_pairs, centering, plackett_luce
 from rewards.preference.model import ScalarHead
 
 
 def fit(
     network: ScalarHead,
-    pairs: Sequence[EncodedPair],
+    optimizer: torch.optim.Optimizer,
+    preferences: Sequence[EncodedPreference],
     config: TrainConfig,
     *,
     learning_rate: float,
-    report: Callable[[int, Metrics], None],
-) -> None:
-    """Train in place; `report(step, metrics)` after every optimizer step, counted from 1.
+    done: int = 0,
+) -> Iterator[tuple[int, Metrics]]:
+    """Train in place, an optimizer step each time the next `(step, metrics)` is asked for, counted from 1.
 
+    With the network's and the optimizer's state after `done` steps, those that are left go as they would have gone.
     Raises `ArithmeticError` where loss or gradient are no longer finite.
     """
+    all_batches = batches(preferences, config)
+    for step, batch in enumerate(all_batches[done:], start=done):
+        factor = rate_factor(step, len(all_batches), warmup_share=config.warmup_share, schedule=config.schedule)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * factor
+        metrics = accumulate_gradient(network, [preferences[index] for index in batch], config)
+        metrics["grad_norm"] = clip_grad_norm_(network.parameters(), config.max_grad_norm).item()
+        _check_finite(metrics, step + 1)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        yield step + 1, {**metrics, "learning_rate": learning_rate * factor}
+
+
+def batches(preferences: Sequence[EncodedPreference], config: TrainConfig) -> list[list[int]]:
+    """Those of all epochs, in order; they depend on lengths, batch size and seed alone."""
     generator = random.Random(config.seed)
-    optimizer = _optimizer(network, config)
-    total = num_steps(len(pairs), config)
-    step = 0
-    for _ in range(config.epochs):
-        for batch in shuffled_batches([_length(pair) for pair in pairs], config.batch_pairs, generator):
-            rate = learning_rate * rate_factor(step, total, warmup_share=config.warmup_share, schedule=config.schedule)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            step += 1
-            metrics = accumulate_gradient(network, [pairs[index] for index in batch], config)
-            metrics["grad_norm"] = clip_grad_norm_(network.parameters(), config.max_grad_norm).item()
-            _check_finite(metrics, step)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            report(step, {**metrics, "learning_rate": rate})
-
-
-def num_steps(num_pairs: int, config: TrainConfig) -> int:
-    """Optimizer steps of a training."""
-    return config.epochs * math.ceil(num_pairs / config.batch_pairs)
+    lengths = [max(len(row.ids) for row in preference.rows) for preference in preferences]
+    return [batch for _ in range(config.epochs) for batch in shuffled_batches(lengths, config.batch_size, generator)]
 
 
 def rate_factor(step: int, total: int, *, warmup_share: float, schedule: str) -> float:
@@ -65,32 +65,45 @@ def rate_factor(step: int, total: int, *, warmup_share: float, schedule: str) ->
     return {"linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2, "constant": 1.0}[schedule]
 
 
-def accumulate_gradient(network: ScalarHead, pairs: Sequence[EncodedPair], config: TrainConfig) -> Metrics:
-    """Add the gradient of the pairs' mean loss, however many forwards that takes; the loss and its metrics."""
-    size = config.microbatch_pairs or len(pairs)
-    loss, correct, gap = 0.0, 0.0, 0.0
-    for start in range(0, len(pairs), size):
-        part = pairs[start : start + size]
-        chosen, rejected = score_pairs(network, part)
-        margin = torch.tensor([pair.margin for pair in part], device=chosen.device)
-        losses = bradley_terry(chosen, rejected, margin) + centering(chosen, rejected, config.centering)
-        (losses.sum() / len(pairs)).backward()
+def accumulate_gradient(network: ScalarHead, preferences: Sequence[EncodedPreference], config: TrainConfig) -> Metrics:
+    """Add the gradient of the judgements' mean loss, however many forwards that takes; the loss and its metrics."""
+    size = config.microbatch_size or len(preferences)
+    loss, correct, gap, num_pairs = 0.0, 0.0, 0.0, 0
+    for start in range(0, len(preferences), size):
+        part = preferences[start : start + size]
+        scores = score_responses(network, part)
+        losses = preference_loss(scores, part, config)
+        (losses.sum() / len(preferences)).backward()
+        better, worse = strict_pairs(part)
+        chosen, rejected = scores.detach().cpu()[better], scores.detach().cpu()[worse]
         loss += losses.sum().item()
         correct += wins(chosen, rejected).sum().item()
         gap += (chosen - rejected).sum().item()
-    return {"loss": loss / len(pairs), "accuracy": correct / len(pairs), "score_gap": gap / len(pairs)}
+        num_pairs += len(better)
+    of_pairs = {"accuracy": correct / max(num_pairs, 1), "score_gap": gap / max(num_pairs, 1)}
+    return {"loss": loss / len(preferences), **of_pairs}
 
 
-def score_pairs(network: ScalarHead, pairs: Sequence[EncodedPair]) -> tuple[Tensor, Tensor]:
-    """`(chosen, rejected)` scores, both from one forward."""
-    rows = [pair.chosen.ids for pair in pairs] + [pair.rejected.ids for pair in pairs]
-    ids, mask = pad_right(rows, pad_id=0)
+def preference_loss(
+    scores: Float[Tensor, " R"], preferences: Sequence[EncodedPreference], config: TrainConfig
+) -> Float[Tensor, " N"]:
+    """The loss of each judgement, as the settings say."""
+    score, place, level = rectangle(scores, preferences)
+    if config.loss == "plackett_luce":
+        losses = plackett_luce(score, place, ties=config.ties)
+    else:
+        losses = all_pairs(score, place, level, ties=config.ties)
+    return losses + centering(score, place, config.centering)
+
+
+def score_responses(network: ScalarHead, preferences: Sequence[EncodedPreference]) -> Float[Tensor, " R"]:
+    """The scores of all responses in their order, from one forward."""
+    ids, mask = pad_right([row.ids for preference in preferences for row in preference.rows], pad_id=0)
     device = network.head.weight.device
-    chosen, rejected = network(ids.to(device), mask.to(device)).chunk(2)
-    return chosen, rejected
+    return network(ids.to(device), mask.to(device))
 
 
-def _optimizer(network: ScalarHead, config: TrainConfig) -> torch.optim.Optimizer:
+def make_optimizer(network: ScalarHead, config: TrainConfig) -> torch.optim.Optimizer:
     """AdamW; weight decay only on matrices."""
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     matrices = [parameter for parameter in parameters if parameter.ndim >= 2]
@@ -103,7 +116,3 @@ def _check_finite(metrics: Metrics, step: int) -> None:
     for name in ("loss", "grad_norm"):
         if not math.isfinite(metrics[name] or 0.0):
             raise ArithmeticError(f"{name} is {metrics[name]} at step {step}: a lower learning_rate may help")
-
-
-def _length(pair: EncodedPair) -> int:
-    return max(len(pair.chosen.ids), len(pair.rejected.ids))

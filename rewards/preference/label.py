@@ -1,8 +1,8 @@
-"""Rank completions in the terminal: `python -m rewards.preference.label data=completions.jsonl output=pairs.jsonl`.
+"""Rank completions in the terminal: `python -m rewards.preference.label data=completions.jsonl output=rankings.jsonl`.
 
-Every ranking is written at once as all the pairs it implies, so quitting, Ctrl-C or a crash loses nothing; the next
-call goes on where this one ended. Completions are shown in an order drawn from the seed and the row, so that their
-place in the file teaches nothing.
+Every ranking is written at once, so quitting, Ctrl-C or a crash loses nothing; the next call goes on where this one
+ended. Completions are shown in an order drawn from the seed and the row, so that their place in the file teaches
+nothing.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ import os
 import random
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +23,7 @@ from rich.console import Console
 
 from rewards.preference.commands import typed_config
 from rewards.preference.config import CONFIG_FOLDER, LabelConfig
-from rewards.preference.data import (
-    Preference,
-    Prompt,
-    parse_preference,
-    parse_prompt,
-    prompt_key,
-    read_jsonl,
-    text_field,
-)
+from rewards.preference.data import Prompt, parse_preference, parse_prompt, prompt_key, read_jsonl, text_field
 
 Ranking = tuple[tuple[int, ...], ...]
 """Places from best to worst, each with the numbers (from 0) that share it."""
@@ -49,14 +40,14 @@ class Completions:
 def label(
     config: LabelConfig, *, ask: Callable[[str], str] = input, console: Console | None = None
 ) -> Mapping[str, int]:
-    """Ask about every row that has no pairs yet; how many were ranked, skipped, and labelled earlier.
+    """Ask about every row that has no ranking yet; how many were ranked, skipped, and labelled earlier.
 
     Raises `ValueError` for a line of `data` or `output` that is wrong, before the first question.
     """
     console = console or Console()
     if Path(config.output).resolve() == Path(config.data).resolve():
         raise ValueError(f"output must be another file than data, both are {config.output}")
-    rows = list(read_jsonl(config.data, parse_completions))
+    rows = [row for _, row in read_jsonl(config.data, parse_completions)]
     done = labelled(config.output)
     waiting = [row for row in rows if not _is_labelled(row, done)]
     counts = {"ranked": 0, "skipped": 0, "labelled earlier": len(rows) - len(waiting)}
@@ -66,7 +57,8 @@ def label(
         ranking = ask_ranking(len(shown.completions), ask, console)
         if ranking is None:
             break
-        append_pairs(config.output, implied_pairs(shown, ranking))
+        if ranking:
+            append_line(config.output, ranking_line(shown, ranking))
         counts["ranked" if ranking else "skipped"] += 1
     return counts
 
@@ -101,13 +93,14 @@ def parse_ranking(text: str, num_completions: int) -> Ranking:
     return ranking
 
 
-def implied_pairs(row: Completions, ranking: Ranking) -> list[Preference]:
-    """A pair for every two completions on different places; ties give none."""
-    return [
-        Preference(row.prompt, row.completions[better], row.completions[worse])
-        for above, below in combinations(ranking, 2)
-        for better, worse in product(above, below)
-    ]
+def ranking_line(row: Completions, ranking: Ranking) -> str:
+    """A ranking as `data.parse_preference` reads it.
+
+    >>> ranking_line(Completions("p", ("a", "b", "c")), ((1,), (0, 2)))
+    '{"prompt": "p", "responses": ["a", "b", "c"], "ranking": [1, [0, 2]]}'
+    """
+    places = [list(place) if len(place) > 1 else place[0] for place in ranking]
+    return json.dumps({"prompt": row.prompt, "responses": row.completions, "ranking": places}, ensure_ascii=False)
 
 
 def shuffled(row: Completions, *, seed: int) -> Completions:
@@ -131,27 +124,21 @@ def ask_ranking(num_completions: int, ask: Callable[[str], str], console: Consol
             console.print(f"  {error}", markup=False)
 
 
-def append_pairs(path: str | Path, pairs: Sequence[Preference]) -> None:
-    """Append the lines in one write and wait for the disk."""
-    if not pairs:
-        return
-    lines = "".join(
-        json.dumps({"prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected}, ensure_ascii=False) + "\n"
-        for pair in pairs
-    )
+def append_line(path: str | Path, line: str) -> None:
+    """Append the line in one write and wait for the disk."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab") as file:
-        file.write((b"" if _ends_a_line(path) else b"\n") + lines.encode())
+        file.write((b"" if _ends_a_line(path) else b"\n") + f"{line}\n".encode())
         file.flush()
         os.fsync(file.fileno())
 
 
 def labelled(path: str | Path) -> set[tuple[str, str]]:
-    """`(prompt, completion)` of everything that the file of pairs holds."""
+    """`(prompt, completion)` of everything that the file of rankings (or pairs) holds."""
     if not Path(path).exists():
         return set()
-    pairs = read_jsonl(path, parse_preference)
-    return {(prompt_key(pair.prompt), text) for pair in pairs for text in (pair.chosen, pair.rejected)}
+    found = [preference for _, preference in read_jsonl(path, parse_preference)]
+    return {(prompt_key(preference.prompt), text) for preference in found for text in preference.responses}
 
 
 def show(row: Completions, console: Console, *, title: str) -> None:

@@ -9,6 +9,7 @@ import os
 import sys
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from rewards.preference.commands import typed_config
@@ -17,13 +18,18 @@ from rewards.preference.config import CONFIG_FOLDER, TrainConfig
 
 @hydra.main(version_base="1.3", config_path=CONFIG_FOLDER, config_name="preference_train")
 def main(settings: DictConfig) -> None:
-    """The user's mistakes end in one line and exit status 1."""
+    """The user's mistakes end in one line and exit status 1, and so does Ctrl-C."""
     try:
-        _train(typed_config(settings, TrainConfig))
+        if settings.resume:
+            from rewards.preference.unfinished import resumed
+
+            _train(resumed(settings.resume, HydraConfig.get().overrides.task))
+        else:
+            _train(typed_config(settings, TrainConfig))
     except (ValueError, ArithmeticError) as error:
         sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("stopped: nothing was saved")
+    except KeyboardInterrupt as stop:
+        sys.exit(str(stop) or "stopped: nothing was saved")
 
 
 def _train(config: TrainConfig) -> None:
@@ -36,7 +42,7 @@ def _train(config: TrainConfig) -> None:
     try:
         train(config)
     except torch.cuda.OutOfMemoryError:
-        sys.exit("error: the GPU's memory is full: a smaller microbatch_pairs or max_length needs less")
+        sys.exit("error: the GPU's memory is full: a smaller microbatch_size or max_length needs less")
 
 
 if __name__ == "__main__":

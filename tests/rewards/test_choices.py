@@ -18,7 +18,7 @@ def chosen(*overrides):
     return as_parts(hydra.utils.instantiate(config.reward, _convert_="all"))
 
 
-@pytest.mark.parametrize("name", ["math", "format", "last_integer", "partial_credit", "code"])
+@pytest.mark.parametrize("name", ["math", "format", "last_integer", "partial_credit", "code", "listener"])
 def test_each_choice_builds_one_part_of_its_name(name):
     assert list(chosen(f"+reward={name}")) == [name]
 

@@ -18,6 +18,7 @@ BUILT_IN = {
     "human_eval": "textenv.tasks.code.HumanEval",
     "json_format": "textenv.tasks.json_format.JsonFormat",
     "jsonl": "textenv.tasks.data.jsonl_task",
+    "melody": "textenv.tasks.melody.Melody",
     "parquet": "textenv.tasks.data.parquet_task",
     "reasoning_gym": "textenv.tasks.reasoning.ReasoningGym",
     "strings": "textenv.tasks.strings.Strings",

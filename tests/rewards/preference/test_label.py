@@ -10,7 +10,7 @@ from rich.console import Console
 
 from rewards.preference.config import LabelConfig
 from rewards.preference.data import Preference, read_preferences
-from rewards.preference.label import Completions, implied_pairs, label, parse_ranking, shuffled
+from rewards.preference.label import Completions, label, parse_ranking, ranking_line, shuffled
 
 ROOT = Path(__file__).resolve().parents[3]
 ROWS = [{"prompt": f"question {number}", "completions": ["apple", "banana", "cherry"]} for number in range(3)]
@@ -19,7 +19,7 @@ ROWS = [{"prompt": f"question {number}", "completions": ["apple", "banana", "che
 @pytest.fixture
 def config(tmp_path):
     (tmp_path / "completions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    return LabelConfig(data=str(tmp_path / "completions.jsonl"), output=str(tmp_path / "out" / "pairs.jsonl"))
+    return LabelConfig(data=str(tmp_path / "completions.jsonl"), output=str(tmp_path / "out" / "rankings.jsonl"))
 
 
 def answer(config, *answers):
@@ -52,42 +52,46 @@ def test_what_is_no_ranking_of_three_is_refused(text):
         parse_ranking(text, 3)
 
 
-def test_all_implied_pairs_and_none_for_ties():
-    row = Completions("p", ("a", "b", "c"))
-    assert implied_pairs(row, ((1,), (0,), (2,))) == [
-        Preference("p", "b", "a"),
-        Preference("p", "b", "c"),
-        Preference("p", "a", "c"),
+def test_a_ranking_is_written_as_training_reads_it(tmp_path):
+    row = Completions(({"role": "user", "content": "hé"},), ("a", "b", "c"))
+    (tmp_path / "rankings.jsonl").write_text(
+        ranking_line(row, ((1,), (0,), (2,))) + "\n" + ranking_line(row, ((1, 0), (2,)))
+    )
+    assert read_preferences(tmp_path / "rankings.jsonl", ties="half") == [
+        Preference(row.prompt, ("b", "a", "c"), (0, 1, 2), (0.0, 0.0, 0.0)),
+        Preference(row.prompt, ("b", "a", "c"), (0, 0, 1), (0.0, 0.0, 0.0)),
     ]
-    assert implied_pairs(row, ((1, 0), (2,))) == [Preference("p", "b", "c"), Preference("p", "a", "c")]
-    assert implied_pairs(row, ((0, 1, 2),)) == []
 
 
-def test_rankings_become_pairs_that_training_reads(config):
+def test_what_a_person_says_becomes_rankings_that_training_reads(config):
     counts, screen = answer(config, "2 1 3", "nonsense", "1=2 3", "s")
     first, second = shown_order(ROWS[0]), shown_order(ROWS[1])
-    assert read_preferences(config.output) == [
-        Preference("question 0", first[1], first[0]),
-        Preference("question 0", first[1], first[2]),
-        Preference("question 0", first[0], first[2]),
-        Preference("question 1", second[0], second[2]),
-        Preference("question 1", second[1], second[2]),
+    assert read_preferences(config.output, ties="half") == [
+        Preference("question 0", (first[1], first[0], first[2]), (0, 1, 2), (0.0, 0.0, 0.0)),
+        Preference("question 1", (second[0], second[1], second[2]), (0, 0, 1), (0.0, 0.0, 0.0)),
     ]
     assert counts == {"ranked": 2, "skipped": 1, "labelled earlier": 0}
     assert "a ranking is numbers" in screen
 
 
+def test_pairs_of_an_earlier_time_count_as_labelled(config):
+    Path(config.output).parent.mkdir()
+    Path(config.output).write_text(json.dumps({"prompt": "question 1", "chosen": "apple", "rejected": "cherry"}))
+    assert answer(config, "1 2 3", "1 2 3")[0] == {"ranked": 2, "skipped": 0, "labelled earlier": 1}
+    assert len(read_preferences(config.output)) == 3
+
+
 @pytest.mark.parametrize("end", ["q", KeyboardInterrupt(), EOFError()])
 def test_leaving_loses_nothing_and_the_next_call_goes_on(config, end):
     assert answer(config, "1 2 3", end)[0] == {"ranked": 1, "skipped": 0, "labelled earlier": 0}
-    assert len(read_preferences(config.output)) == 3
+    assert len(read_preferences(config.output)) == 1
     counts, screen = answer(config, "1 2 3", "s")
     assert counts == {"ranked": 1, "skipped": 1, "labelled earlier": 1}
     assert "question 0" not in screen
-    assert len(read_preferences(config.output)) == 6
+    assert len(read_preferences(config.output)) == 2
 
 
-def test_pairs_are_on_disk_before_the_next_question(config):
+def test_a_ranking_is_on_disk_before_the_next_question(config):
     seen = []
 
     def ask(_):
@@ -95,7 +99,7 @@ def test_pairs_are_on_disk_before_the_next_question(config):
         return "1 2 3"
 
     label(config, ask=ask, console=Console(file=io.StringIO()))
-    assert seen == [0, 3, 6]
+    assert seen == [0, 1, 2]
 
 
 def test_an_output_without_a_last_newline_is_continued_on_a_new_line(config):
@@ -103,7 +107,7 @@ def test_an_output_without_a_last_newline_is_continued_on_a_new_line(config):
     path = Path(config.output)
     path.write_text(path.read_text().rstrip("\n"))
     answer(config, "1 2 3")
-    assert len(read_preferences(path)) == 6
+    assert len(read_preferences(path)) == 2
 
 
 def test_the_order_shown_depends_on_seed_and_row_but_not_on_the_file():
@@ -150,7 +154,7 @@ def test_output_must_not_be_the_data(config):
 
 def test_the_command_is_driven_by_stdin_from_any_folder(config, tmp_path):
     run = subprocess.run(
-        [sys.executable, "-m", "rewards.preference.label", f"data={config.data}", "output=pairs.jsonl"],
+        [sys.executable, "-m", "rewards.preference.label", f"data={config.data}", "output=rankings.jsonl"],
         input="3 2 1\nq\n",
         capture_output=True,
         text=True,
@@ -159,6 +163,6 @@ def test_the_command_is_driven_by_stdin_from_any_folder(config, tmp_path):
         timeout=120,
     )
     assert run.returncode == 0, run.stderr
-    assert "1 ranked, 0 skipped, 0 labelled earlier: pairs.jsonl" in run.stdout
-    assert len(read_preferences(tmp_path / "pairs.jsonl")) == 3
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["completions.jsonl", "pairs.jsonl"]
+    assert "1 ranked, 0 skipped, 0 labelled earlier: rankings.jsonl" in run.stdout
+    assert len(read_preferences(tmp_path / "rankings.jsonl")) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["completions.jsonl", "rankings.jsonl"]

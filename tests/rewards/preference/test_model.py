@@ -6,9 +6,9 @@ import torch
 from transformers import AutoModel, GPT2Config
 
 from rewards.preference.config import TinyConfig, TrainConfig
-from rewards.preference.encoding import Encoded, EncodedPair, pad_right
-from rewards.preference.evaluation import evaluate, reference_statistics, wins
-from rewards.preference.fitting import accumulate_gradient, rate_factor
+from rewards.preference.encoding import Encoded, EncodedPreference, pad_right
+from rewards.preference.evaluation import best_of_k, calibration_error, evaluate, reference_statistics, wins
+from rewards.preference.fitting import accumulate_gradient, batches, rate_factor
 from rewards.preference.model import ScalarHead, choose_device, score_rows, tiny_backbone
 
 ROWS = [[5, 6, 7], [8, 9, 10, 11, 12, 13, 14], [3], [200, 100, 50, 25]]
@@ -84,22 +84,49 @@ def test_an_unknown_device_is_named():
         choose_device("toaster")
 
 
-def pair(chosen, rejected, margin=0.0):
-    return EncodedPair(Encoded(tuple(chosen), len(chosen)), Encoded(tuple(rejected), len(rejected)), margin)
+def ranked(*rows, places=None, levels=None):
+    encoded = tuple(Encoded(tuple(row), len(row)) for row in rows)
+    return EncodedPreference(encoded, places or tuple(range(len(rows))), levels or (0.0,) * len(rows))
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3])
-def test_gradient_does_not_depend_on_microbatch_pairs(network, rows):
-    pairs = [pair([1, 2, 3], [4]), pair([5], [6, 7], 0.5), pair([8, 9], [10]), pair([3], [1]), pair([2, 2], [1, 1])]
+JUDGED = [
+    ranked([1, 2, 3], [4]),
+    ranked([5], [6, 7], levels=(0.5, 0.0)),
+    ranked([8, 9], [10], [3], [1, 1]),
+    ranked([3], [1], [2, 2], places=(0, 1, 1)),
+    ranked([2, 2], [1, 1]),
+]
 
-    def gradient(microbatch_pairs):
+
+@pytest.mark.parametrize("loss", ["pairs", "plackett_luce"])
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_gradient_does_not_depend_on_microbatch_size(network, loss, size):
+    def gradient(microbatch_size):
         fresh = copy.deepcopy(network)
-        metrics = accumulate_gradient(fresh, pairs, TrainConfig(microbatch_pairs=microbatch_pairs))
+        settings = TrainConfig(microbatch_size=microbatch_size, loss=loss, ties="half")
+        metrics = accumulate_gradient(fresh, JUDGED, settings)
         return metrics, [p.grad for p in fresh.parameters() if p.grad is not None]
 
-    (metrics, gradients), (expected_metrics, expected) = gradient(rows), gradient(None)
+    (metrics, gradients), (expected_metrics, expected) = gradient(size), gradient(None)
     assert metrics == pytest.approx(expected_metrics, abs=1e-5)
     torch.testing.assert_close(gradients, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_each_judgement_counts_the_same_however_many_pairs_it_has(network):
+    def loss(*preferences):
+        settings = TrainConfig(ties="drop", centering=0.0)
+        return accumulate_gradient(copy.deepcopy(network), preferences, settings)["loss"]
+
+    assert loss(JUDGED[0], JUDGED[2]) == pytest.approx((loss(JUDGED[0]) + loss(JUDGED[2])) / 2, abs=1e-6)
+
+
+def test_the_responses_of_a_judgement_stay_together():
+    settings = TrainConfig(batch_size=2, epochs=2, seed=3)
+    every = batches(JUDGED, settings)
+    assert [len(batch) for batch in every[:3]].count(1) == 1
+    assert sorted(index for batch in every[:3] for index in batch) == [0, 1, 2, 3, 4]
+    assert sorted(index for batch in every[3:] for index in batch) == [0, 1, 2, 3, 4]
+    assert every == batches(JUDGED, settings)
 
 
 def test_learning_rate_climbs_and_falls_as_computed_by_hand():
@@ -114,25 +141,67 @@ def test_learning_rate_climbs_and_falls_as_computed_by_hand():
     assert factors(warmup_share=1.0, schedule="linear") == pytest.approx([(step + 1) / 10 for step in range(10)])
 
 
-def test_evaluation_as_computed_by_hand():
-    pairs = [pair([1, 1], [1]), pair([1], [1, 1]), pair([1], [1]), pair([1, 1, 1], [1])]
-    chosen, rejected = torch.tensor([1.0, 0.0, 2.0, 0.0]), torch.tensor([0.0, 1.0, 2.0, 1.0])
-    metrics = evaluate(chosen, rejected, pairs)
-    assert wins(chosen, rejected).tolist() == [1.0, 0.0, 0.5, 0.0]
+def test_evaluation_of_pairs_as_computed_by_hand():
+    pairs = [ranked([1, 1], [1]), ranked([1], [1, 1]), ranked([1], [1]), ranked([1, 1, 1], [1])]
+    scores = torch.tensor([1.0, 0.0, 0.0, 1.0, 2.0, 2.0, 0.0, 1.0])
+    metrics = evaluate(scores, pairs)
+    assert wins(scores[::2], scores[1::2]).tolist() == [1.0, 0.0, 0.5, 0.0]
+    assert (metrics["judgements"], metrics["pairs"]) == (4, 4)
     assert metrics["accuracy"] == pytest.approx(1.5 / 4)
     # -log sigmoid of 1, -1, 0, -1
     assert metrics["nll"] == pytest.approx((0.313262 + 1.313262 + math.log(2) + 1.313262) / 4, abs=1e-5)
     assert metrics["accuracy_chosen_longer"] == pytest.approx(0.5)
     assert metrics["accuracy_chosen_shorter"] == 0.0
     assert metrics["accuracy_equal_length"] == 0.5
-    # scores 1 0 0 1 2 2 0 1 with lengths 2 1 1 2 1 1 3 1: means 7/8 and 12/8, covariance sum -1.5,
-    # squared deviations 4.875 and 4
+    # lengths differ by 1, 1 and 2 where they differ: the median is 1
+    assert metrics["accuracy_lengths_close"] == 0.5
+    assert metrics["accuracy_lengths_apart"] == 0.0
+    # lengths 2 1 1 2 1 1 3 1: means 7/8 and 12/8, covariance sum -1.5, squared deviations 4.875 and 4
     assert metrics["score_length_correlation"] == pytest.approx(-1.5 / math.sqrt(4.875 * 4))
+    assert metrics["ranking_nll"] is metrics["best_of_k"] is None
+
+
+def test_evaluation_of_rankings_as_computed_by_hand():
+    scores = torch.tensor([math.log(3), math.log(2), 0.0, 1.0, 0.0])
+    metrics = evaluate(scores, [ranked([1], [2], [3]), ranked([1], [2], places=(0, 0))])
+    assert (metrics["judgements"], metrics["pairs"], metrics["accuracy"]) == (2, 3, 1.0)
+    # chances 3:2, 3:1, 2:1
+    assert metrics["nll"] == pytest.approx(-(math.log(3 / 5) + math.log(3 / 4) + math.log(2 / 3)) / 3)
+    # 3/6 x 2/3 for the ranking; nothing is said where everything is tied
+    assert metrics["ranking_nll"] == pytest.approx(math.log(3) / 2)
+    assert (metrics["best_of_k"], metrics["best_of_k_by_chance"]) == (1.0, pytest.approx(1 / 3))
+
+
+def test_best_of_k_shares_the_point_among_equal_scores():
+    judged = [ranked([1], [2], [3], [4]), ranked([1], [2], [3], places=(0, 0, 1)), ranked([1], [2])]
+    scores = torch.tensor([5.0, 5.0, 1.0, 1.0, 0.0, 1.0, 2.0, 0.0, 1.0])
+    # first: one of the two highest is the best; second: the highest is the worst; a pair is no ranking of 3 or more
+    found = best_of_k(scores, judged)
+    assert found == {"best_of_k": pytest.approx(0.25), "best_of_k_by_chance": pytest.approx((1 / 4 + 2 / 3) / 2)}
+
+
+def test_calibration_error_as_computed_by_hand():
+    logit = {p: math.log(p / (1 - p)) for p in (0.52, 0.91, 0.93)}
+    # one bin holds 0.52 (wrong: -0.52); another, from 0.9 to 0.95, holds 0.91 and 0.93 (right: 0.09 and 0.07)
+    difference = torch.tensor([-logit[0.52], logit[0.91], logit[0.93]])
+    assert calibration_error(difference) == pytest.approx((0.52 + 0.16) / 3, abs=1e-6)
+    assert calibration_error(torch.tensor([0.0])) == 0.0
+    assert calibration_error(torch.tensor([50.0])) == pytest.approx(0.0)
+    assert calibration_error(torch.tensor([])) is None
+
+
+def test_probabilities_that_come_true_are_calibrated_and_bolder_ones_are_not():
+    generator = torch.Generator().manual_seed(0)
+    size = 2 * torch.randn(20_000, generator=generator)
+    honest = torch.where(torch.rand(len(size), generator=generator) < size.sigmoid(), size, -size)
+    assert calibration_error(honest) < 0.01
+    assert calibration_error(3 * honest) > 0.05
 
 
 def test_a_constant_score_is_a_coin_without_correlation():
-    metrics = evaluate(torch.zeros(2), torch.zeros(2), [pair([1, 1], [1]), pair([1, 1], [1])])
+    metrics = evaluate(torch.zeros(4), [ranked([1, 1], [1]), ranked([1, 1], [1])])
     assert metrics["accuracy"] == 0.5
+    assert metrics["calibration_error"] == 0.0
     assert metrics["score_length_correlation"] is None
     assert metrics["accuracy_equal_length"] is None
-    assert reference_statistics(torch.zeros(2), torch.zeros(2)) == {"mean": 0.0, "std": 1.0}
+    assert reference_statistics(torch.zeros(4)) == {"mean": 0.0, "std": 1.0}

@@ -79,15 +79,40 @@ def test_the_command_trains_from_any_folder_and_writes_one_folder(pairs, tmp_pat
     summary = json.loads((tmp_path / "runs/rm/summary.json").read_text())
     steps = [json.loads(line) for line in (tmp_path / "runs/rm/metrics.jsonl").read_text().splitlines()]
     assert summary["eval"]["pairs"] == 6
+    assert not (tmp_path / "runs/rm.unfinished").exists()
     assert [row["step"] for row in steps] == [1, 2, 3, 4]
     assert set(steps[0]) == {"step", "loss", "accuracy", "score_gap", "grad_norm", "learning_rate"}
     assert read_card(tmp_path / "runs/rm").training["settings"]["tiny"]["num_layers"] == 1
     assert len(RewardModel(tmp_path / "runs/rm").score_batch([Sample("a", "b")])) == 1
 
 
+def test_a_model_is_held_against_other_judgements_by_a_command(pairs, tmp_path):
+    quiet(data=str(pairs), output=str(tmp_path / "rm"))
+    synthetic.write_pairs(tmp_path / "other.jsonl", 30, seed=9)
+    with (tmp_path / "other.jsonl").open("a") as lines:
+        lines.write(json.dumps({"prompt": "1:", "responses": ["a", "gg", "h"], "ranking": [1, [0, 2]]}) + "\n")
+    done = run(tmp_path, "path=rm", "data=other.jsonl", module="evaluate")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["judgements"], found["pairs"]) == (31, 32)
+    assert 0 <= found["accuracy"] <= 1
+    assert "best of k" in done.stderr
+    for wrong, message in (
+        (["path=rm"], "error: data must be given: data=..."),
+        (["path=nowhere", "data=other.jsonl"], "error: path must be a reward model's folder"),
+        (["path=rm", "data=chat.jsonl"], "chat.jsonl, line 1: prompt must be text, which the model was trained on"),
+    ):
+        chat = {"prompt": [{"role": "user", "content": "hi"}], "chosen": "a", "rejected": "b"}
+        (tmp_path / "chat.jsonl").write_text(json.dumps(chat))
+        refused = run(tmp_path, *wrong, module="evaluate")
+        assert refused.returncode == 1
+        assert message in refused.stderr
+        assert "Traceback" not in refused.stderr
+
+
 def test_help_says_what_to_type(tmp_path):
     text = run(tmp_path, "--help").stdout
-    for words in ("data=pairs.jsonl", "model=tiny", "a folder, a hub name, or tiny", "learning_rate", "batch_pairs"):
+    for words in ("data=pairs.jsonl", "model=tiny", "a folder, a hub name, or tiny", "learning_rate", "batch_size"):
         assert words in text
 
 
@@ -110,8 +135,8 @@ def test_a_wrong_setting_ends_in_one_line_and_leaves_nothing(pairs, tmp_path, ov
 @pytest.mark.parametrize(
     ("setting", "rule"),
     [
-        ({"batch_pairs": 0}, "batch_pairs must be at least 1, got 0"),
-        ({"microbatch_pairs": 0}, "microbatch_pairs must be at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"microbatch_size": 0}, "microbatch_size must be at least 1, got 0"),
         ({"learning_rate": 0.0}, "learning_rate must be above 0, got 0"),
         ({"learning_rate": float("nan")}, "learning_rate must be above 0, got nan"),
         ({"eval_share": 1.0}, "eval_share must be from 0 to below 1, got 1"),
@@ -120,6 +145,9 @@ def test_a_wrong_setting_ends_in_one_line_and_leaves_nothing(pairs, tmp_path, ov
         ({"too_long": "cut"}, "too_long must be one of error, truncate_prompt, got cut"),
         ({"compute": "int8"}, "compute must be one of float32, bfloat16, got int8"),
         ({"centering": -1.0}, "centering must be at least 0, got -1"),
+        ({"loss": "pair"}, "loss must be one of pairs, plackett_luce, got pair"),
+        ({"ties": "keep"}, "ties must be one of refuse, drop, half, got keep"),
+        ({"checkpoint_every": 0}, "checkpoint_every must be at least 1, got 0"),
     ],
 )
 def test_a_setting_out_of_range_is_named_with_rule_and_value(setting, rule):
@@ -134,7 +162,7 @@ def test_a_tiny_model_that_cannot_be_built_is_named():
 
 def test_wrong_data_models_and_outputs_are_named_and_nothing_is_written(pairs, tmp_path):
     output = tmp_path / "rm"
-    with pytest.raises(ValueError, match=r"training part of .*, pair 1: prompt and completion must fit max_length=3"):
+    with pytest.raises(ValueError, match=r"pairs\.jsonl, line \d+: prompt and completion must fit max_length=3"):
         train(TrainConfig(data=str(pairs), output=str(output), max_length=3))
     with pytest.raises(ValueError, match=r"missing\.jsonl: must be an existing JSONL file"):
         quiet(data=str(tmp_path / "missing.jsonl"), output=str(output))

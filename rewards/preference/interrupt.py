@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: finish the iteration, save, leave; a second one leaves at once."""
+"""Ctrl-C and SIGTERM: finish what is under way, save, leave; a second one leaves at once."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupt:
-    """A context in which the first signal only sets `requested`. Outside the main thread it changes nothing."""
+    """A context in which the first signal only sets `requested`. Outside the main thread it changes nothing.
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    `unit` is what is finished first, for the message that goes to `say`.
+    """
+
+    def __init__(self, say: Callable[[str], None], *, unit: str = "iteration") -> None:
         self.requested = False
-        self._say = say
+        self._say, self._unit = say, unit
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupt:
@@ -34,4 +37,4 @@ class Interrupt:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
-        self._say("Stopping after this iteration and saving; once more to leave at once without saving.")
+        self._say(f"Stopping after this {self._unit} and saving; once more to leave at once without saving.")
