@@ -28,6 +28,11 @@ def import_path(path: str, *, setting: str = "reward") -> Any:
         raise ValueError(f"{setting} {path!r} cannot be imported: {module_name} has no {attribute!r}") from error
 
 
+def entry_point_names() -> list[str]:
+    """The rewards that installed packages offer."""
+    return sorted({point.name for point in importlib.metadata.entry_points(group=ENTRY_POINTS)})
+
+
 def entry_point(name: str, **keywords: Any) -> Any:
     """The reward that an installed package offers by a name, built as `resolve` builds.
 
@@ -36,9 +41,10 @@ def entry_point(name: str, **keywords: Any) -> Any:
     offered = importlib.metadata.entry_points(group=ENTRY_POINTS)
     found = list({point.value: point for point in offered if point.name == name}.values())
     if len(found) != 1:
-        names = sorted({point.name for point in offered})
         told = f"is offered {len(found)} times: {sorted(point.value for point in found)}" if found else "is not there"
-        raise ValueError(f"reward must be an entry point of the group {ENTRY_POINTS} {names}, {name!r} {told}")
+        raise ValueError(
+            f"reward must be an entry point of the group {ENTRY_POINTS} {entry_point_names()}, {name!r} {told}"
+        )
     try:
         target = found[0].load()
     except (ImportError, AttributeError) as error:
