@@ -100,7 +100,7 @@ def summary(faults: Sequence[Fault]) -> list[str]:
     found: dict[tuple[str, str], list[Fault]] = {}
     for fault in faults:
         found.setdefault((fault.part, fault.kind), []).append(fault)
-    text = [f"{len(faults)} faults"]
+    text = [f"faults found: {len(faults)}"]
     for (part, kind), some in found.items():
         places = ", ".join(fault.where for fault in some[:8]) + (", ..." if len(some) > 8 else "")
         text += [f"{part} {kind}: {FAULTS[kind]} ({len(some)}: {places})"]

@@ -117,7 +117,7 @@ def _line(
     return Line(
         where,
         scores,
-        {name: _reason(found) for name, found in tried.items()},
+        {name: _reason(name, found) for name, found in tried.items()},
         {name: found.seconds for name, found in tried.items()},
         _total(parts, scores),
         tuple(faults),
@@ -132,7 +132,7 @@ def _at_once(samples: Sequence[Sample], parts: Mapping[str, Part], trials: Mappi
         tried = trials[name].ask(shown)
         where = f"{len(shown)} rows at once"
         faults = _faults(name, where, tried, shown)
-        yield Line(where, {}, {name: _reason(tried)}, {name: tried.seconds}, None, tuple(faults))
+        yield Line(where, {}, {name: _reason(name, tried)}, {name: tried.seconds}, None, tuple(faults))
 
 
 def _repeated(sample: Sample, parts: Mapping[str, Part], trials: Mapping[str, Trial]) -> Line:
@@ -156,10 +156,10 @@ def _total(parts: Mapping[str, Part], scores: Mapping[str, Score]) -> float | No
     return value + sum(reward for _, _, reward in spans)
 
 
-def _reason(tried: Tried) -> str:
+def _reason(name: str, tried: Tried) -> str:
     if tried.failure is not None:
         return tried.failure.reason
-    return "; ".join(dict.fromkeys(verdict.reason for verdict in tried.verdicts if verdict.reason))
+    return "; ".join(dict.fromkeys(_without_name(name, verdict) for verdict in tried.verdicts if verdict.reason))
 
 
 def _faults(name: str, where: str, tried: Tried, samples: Sequence[Sample]) -> list[Fault]:
@@ -172,7 +172,7 @@ def _faults(name: str, where: str, tried: Tried, samples: Sequence[Sample]) -> l
 
 
 def _without_name(name: str, verdict: Verdict) -> str:
-    return verdict.reason.removeprefix(f"reward.{name} failed: ")
+    return verdict.reason.removeprefix(f"reward.{name} failed: ").removeprefix(f"{name}: ")
 
 
 def _kind(reason: str) -> str:

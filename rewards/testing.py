@@ -46,5 +46,5 @@ def check_reward(
     faults = [fault for line in lines for fault in line.faults if fault.kind not in allow]
     if faults:
         told = "\n".join(str(fault) for fault in faults[:20])
-        raise AssertionError(f"the reward does {len(faults)} things wrong:\n{told}")
+        raise AssertionError(f"faults found: {len(faults)}\n{told}")
     return lines

@@ -42,7 +42,8 @@ class Trial:
         """`timeout_seconds` of a call, where the part has no limit of its own."""
         self.name = name
         self.timeout_seconds = part.timeout_seconds or timeout_seconds
-        alone = replace(part, gate=False, weight=1.0, execution="inline", timeout_seconds=self.timeout_seconds)
+        later = 2 * self.timeout_seconds + 60  # a coroutine must not be cancelled before it is killed, and counted
+        alone = replace(part, gate=False, weight=1.0, execution="inline", timeout_seconds=later)
         self._attempt = Attempt(name, alone)
         self._pool: Pool | None = None
         self._zero_for_time = getattr(part.fn, "timeout_is_zero", False)

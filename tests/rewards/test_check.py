@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_targets import ENTRY_POINTS, MODULE, install
+from fake_package import MODULE, install
 
 from rewards.check import CheckConfig, as_choices
 from rewards.rows import read_rows
@@ -44,8 +44,8 @@ def test_a_sound_reward_is_tried_on_rows_and_the_hostile_set(folder):
     lines = ran.stdout.splitlines()
     assert lines[0] == "row 1  total 1"
     assert lines[1].split()[:2] == ["math", "1"]
-    assert lines[1].endswith(" ms  math: equal")
-    assert lines[2].endswith(" ms  format: <think> is missing")
+    assert lines[1].endswith(" ms  equal")
+    assert lines[2].endswith(" ms  <think> is missing")
     assert lines[3] == "row 2  total 0"
     assert "hostile empty  total 0" in lines
     assert "hostile huge_word  total 0" in lines
@@ -80,7 +80,7 @@ def test_faults_can_be_allowed(folder):
 
 
 def test_an_entry_point_of_an_installed_package_is_taken_by_its_name(folder):
-    install(folder, "fake_rewards_package", ENTRY_POINTS)
+    install(folder, "fake_rewards_package")
     (folder / "fake_rewards.py").write_text(MODULE)
     ran = check(folder, "reward=brief", "+reward.entry_point.fn.limit=34", "data=rows.jsonl", "hostile=false")
     assert ran.stdout.splitlines()[0] == "row 1  total 0.5", ran.stderr  # 1 - 17 / 34

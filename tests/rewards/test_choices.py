@@ -4,6 +4,7 @@ from pathlib import Path
 
 import hydra
 import pytest
+from fake_package import install
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
@@ -115,10 +116,7 @@ def test_a_judge_is_built_from_its_yaml():
 
 
 def test_an_entry_point_is_chosen_on_the_command_line(tmp_path, monkeypatch):
-    info = tmp_path / "mine-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[textenv.rewards]\nshort = user_rewards:brevity\n")
+    install(tmp_path, "mine", "[textenv.rewards]\nshort = user_rewards:brevity\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     name = ["reward.entry_point.fn.name=short", "+reward.entry_point.fn.limit=4"]
     with Scorer(chosen("+reward=entry_point", *name)) as scorer:

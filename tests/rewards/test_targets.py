@@ -3,39 +3,10 @@
 import sys
 
 import pytest
+from fake_package import MODULE, install
 
 from rewards import Sample, Scorer, as_parts
 from rewards.targets import entry_point, entry_point_names, resolve
-
-MODULE = """
-def brief(completion, *, limit=10):
-    return max(0.0, 1 - len(completion) / limit)
-
-class Letters:
-    def __init__(self, letter="a"):
-        self.letter = letter
-
-    def __call__(self, completion):
-        return completion.count(self.letter)
-"""
-ENTRY_POINTS = """
-[textenv.rewards]
-brief = fake_rewards:brief
-letters = fake_rewards:Letters
-lost = fake_rewards:nothing
-gone = no_such_module_anywhere:nothing
-
-[other.group]
-stranger = fake_rewards:brief
-"""
-
-
-def install(folder, name, entry_points=ENTRY_POINTS):
-    """What pip leaves behind of a package that offers rewards."""
-    info = folder / f"{name}-1.0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(entry_points)
 
 
 @pytest.fixture
@@ -70,7 +41,7 @@ def test_a_name_that_nobody_offers_is_told_with_those_that_are(installed):
 
 def test_a_name_that_two_packages_offer_is_refused(installed):
     install(installed, "another_package", "[textenv.rewards]\nbrief = user_rewards:brevity\n")
-    with pytest.raises(ValueError, match="'brief' is offered 2 times: .*fake_rewards:brief.*user_rewards:brevity"):
+    with pytest.raises(ValueError, match=r"'brief' is offered 2 times: .*fake_rewards:brief.*user_rewards:brevity"):
         as_parts("brief")
 
 
