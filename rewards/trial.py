@@ -79,7 +79,7 @@ class Trial:
             answer = _in_a_thread(self._attempt, samples, limit)
         if isinstance(answer, Failure):
             self._loaded = False  # a new process has to load again what the killed one had
-            self._hangs += answer.timed_out
+            self._hangs += answer.timed_out and not self._zero_for_time
         return answer
 
     def close(self) -> None:
