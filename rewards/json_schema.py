@@ -25,7 +25,8 @@ def checked_schema(schema: Any) -> str:
         text = json.dumps(schema, allow_nan=False)
         _dialect(schema).check_schema(schema)
         _check_references(schema)
-        schema_fault((text, None))
+        for trivial in (None, "", 0, [], {}):
+            list(_validator(text).iter_errors(trivial))  # all of it, to see that there is an end
     except SchemaError as error:
         raise ValueError(f"schema must be a JSON schema, at {error.json_path}: {error.message:.200}") from error
     except RecursionError as error:
@@ -66,9 +67,8 @@ def _from_file(path: str | Path) -> Any:
 def _check_references(schema: Any) -> None:
     """Raise `ValueError` for a reference to what is neither in the schema nor a dialect's own."""
     resource = Resource.from_contents(schema, default_specification=DRAFT202012)
-    uri = resource.id() or ""
     try:
-        _walk(resource, REGISTRY.with_resource(uri, resource).crawl().resolver(uri))
+        _walk(resource, REGISTRY.resolver_with_root(resource))
     except Unresolvable as error:
         raise ValueError(f"schema must hold what it refers to (nothing is fetched), got {error.ref!r}") from error
 

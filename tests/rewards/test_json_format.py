@@ -112,6 +112,7 @@ def test_references_inside_the_schema_work():
         ({"$ref": "#/$defs/nothing"}, r"schema must hold what it refers to \(nothing is fetched\)"),
         ({"items": {"$ref": "http://localhost:1/x.json"}}, r"nothing is fetched\), got 'http://localhost:1/x\.json'"),
         ({"$ref": "#"}, "schema must come to an end"),
+        ({"type": "object", "allOf": [{"$ref": "#"}]}, "schema must come to an end"),
         ({"$schema": "http://nowhere/dialect"}, "schema must be of a known dialect"),
         ({"const": {1, 2}}, "schema must be JSON"),
         (["type"], r"schema must be a mapping or the path of a JSON file, got \['type'\]"),
