@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from rewards.types import Score
 
@@ -26,7 +26,7 @@ class Lexicon:
     [1.0, -1.0, 0.0]
     """
 
-    execution = "inline"  # a bounded number of literal words, in a bounded text
+    execution = "inline"  # at each letter of a bounded text at most as many steps as the longest word has
 
     words: Mapping[str, float] | Iterable[str]
     """Words with their weights; a plain list gives each 1.0."""
@@ -40,7 +40,7 @@ class Lexicon:
     max_chars: int = 100_000
     """A longer completion scores `low`, unseen."""
     _weights: Mapping[str, float] = field(init=False, repr=False, compare=False)
-    _pattern: re.Pattern[str] = field(init=False, repr=False, compare=False)
+    _tree: Mapping[str, Any] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not -math.inf < self.low <= self.high < math.inf:
@@ -53,12 +53,12 @@ class Lexicon:
         if len(weights) < len(pairs):
             raise ValueError(f"words must differ in more than case and spaces, got {[word for word, _ in pairs]}")
         object.__setattr__(self, "_weights", weights)
-        object.__setattr__(self, "_pattern", _pattern(weights, whole_words=self.whole_words))
+        object.__setattr__(self, "_tree", _tree(weights))
 
     def __call__(self, completion: str) -> Score:
         if len(completion) > self.max_chars:
             return Score(self.low, info={"reason": f"longer than {self.max_chars} characters"})
-        counts = Counter(self._pattern.findall(self._form(completion)))
+        counts = Counter(_found(self._form(completion), self._tree, whole_words=self.whole_words))
         total = sum(self._weights[word] * min(count, self.max_count) for word, count in counts.items())
         told = ", ".join(f"{word} x{count}" for word, count in counts.most_common(10))
         return Score(
@@ -86,14 +86,42 @@ def _weighted(words: Mapping[str, float] | Iterable[str]) -> list[tuple[str, flo
     return pairs
 
 
-def _pattern(words: Iterable[str], *, whole_words: bool) -> re.Pattern[str]:
-    """Literal alternatives, the longest first: at each place of the text a bounded number of comparisons."""
-    longest_first = sorted(words, key=len, reverse=True)
-    return re.compile("|".join(_literal(word, whole_words=whole_words) for word in longest_first))
+def _tree(words: Iterable[str]) -> dict[str, Any]:
+    """Words by their letters; where one ends, it stands under the empty letter."""
+    root: dict[str, Any] = {}
+    for word in words:
+        node = root
+        for letter in word:
+            node = node.setdefault(letter, {})
+        node[""] = word
+    return root
 
 
-def _literal(word: str, *, whole_words: bool) -> str:
-    """A boundary is asked for beside letters and digits only: the end of `C++` is one by itself."""
-    before = r"(?<!\w)" if whole_words and re.match(r"\w", word) else ""
-    after = r"(?!\w)" if whole_words and re.match(r"\w", word[-1]) else ""
-    return before + re.escape(word) + after
+def _found(text: str, tree: Mapping[str, Any], *, whole_words: bool) -> Iterator[str]:
+    """The words in a text from left to right, at each place the longest one."""
+    place = 0
+    while place < len(text):
+        word = "" if whole_words and _inside_a_word(text, place) else _longest(text, place, tree, whole_words)
+        if word:
+            yield word
+        place += len(word) or 1
+
+
+def _longest(text: str, start: int, tree: Mapping[str, Any], whole_words: bool) -> str:
+    longest, node = "", tree
+    for place in range(start, len(text)):
+        if text[place] not in node:
+            break
+        node = node[text[place]]
+        if "" in node and not (whole_words and _inside_a_word(text, place + 1)):
+            longest = node[""]
+    return longest
+
+
+def _inside_a_word(text: str, place: int) -> bool:
+    """Whether letters or digits stand on both sides of a place: the end of `C++` is an end, whatever follows."""
+    return 0 < place < len(text) and _is_letter(text[place - 1]) and _is_letter(text[place])
+
+
+def _is_letter(symbol: str) -> bool:
+    return symbol.isalnum() or symbol == "_"
