@@ -114,22 +114,33 @@ def _printable(text: str) -> str:
 
 
 def as_choices(arguments: Sequence[str]) -> list[str]:
-    """`reward=package.module.attribute` and `reward=name_of_an_entry_point` in the words of `conf/reward`.
+    """`reward=package.module.attribute` and `reward=name_of_an_entry_point` in the words of `conf/reward`; one of each
+    may stand in a list of choices.
 
-    >>> as_choices(["reward=my_module.my_reward", "hostile=false"])
-    ['reward=function', 'reward.function.fn._target_=my_module.my_reward', 'hostile=false']
+    >>> as_choices(["reward=[math,my_module.my_reward]", "hostile=false"])
+    ['reward=[math,function]', 'reward.function.fn._target_=my_module.my_reward', 'hostile=false']
     """
-    shipped = {path.stem for path in (Path(CONFIG_FOLDER) / "reward").glob("*.yaml")}
     words: list[str] = []
     for argument in arguments:
         name, _, value = argument.partition("=")
-        if name == "reward" and "." in value and "[" not in value:
-            words += ["reward=function", f"reward.function.fn._target_={value}"]
-        elif name == "reward" and value not in shipped and value in entry_point_names():
-            words += ["reward=entry_point", f"reward.entry_point.fn.name={value}"]
-        else:
-            words.append(argument)
+        words += _as_choices(value) if name == "reward" else [argument]
     return words
+
+
+def _as_choices(value: str) -> list[str]:
+    shipped = {path.stem for path in (Path(CONFIG_FOLDER) / "reward").glob("*.yaml")}
+    choices, settings = [], []
+    for choice in value.strip("[]").split(","):
+        if "." in choice:
+            choices.append("function")
+            settings.append(f"reward.function.fn._target_={choice.strip()}")
+        elif choice not in shipped and choice in entry_point_names():
+            choices.append("entry_point")
+            settings.append(f"reward.entry_point.fn.name={choice}")
+        else:
+            choices.append(choice)
+    chosen = ",".join(choices)
+    return [f"reward=[{chosen}]" if value.startswith("[") else f"reward={chosen}", *settings]
 
 
 @hydra.main(version_base="1.3", config_path=CONFIG_FOLDER, config_name="check")

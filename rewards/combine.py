@@ -115,7 +115,7 @@ def _constructed(delayed: functools.partial) -> Any:
     try:
         return delayed()
     except TypeError as error:
-        name = delayed.func.__name__  # type: ignore[attr-defined]
+        name = delayed.func.__name__
         raise ValueError(f"fn {name} cannot be built from {sorted(delayed.keywords)}: {error}") from error
 
 

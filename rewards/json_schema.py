@@ -25,7 +25,8 @@ def checked_schema(schema: Any) -> str:
         text = json.dumps(schema, allow_nan=False)
         _dialect(schema).check_schema(schema)
         _check_references(schema)
-        for trivial in (None, "", 0, [], {}):
+        trivials: tuple[Any, ...] = (None, "", 0, [], {})
+        for trivial in trivials:
             list(_validator(text).iter_errors(trivial))  # all of it, to see that there is an end
     except SchemaError as error:
         raise ValueError(f"schema must be a JSON schema, at {error.json_path}: {error.message:.200}") from error

@@ -62,7 +62,7 @@ class Lexicon:
         total = sum(self._weights[word] * min(count, self.max_count) for word, count in counts.items())
         told = ", ".join(f"{word} x{count}" for word, count in counts.most_common(10))
         return Score(
-            min(max(total, self.low), self.high),
+            float(min(max(total, self.low), self.high)),
             metrics={"found": float(counts.total())},
             info={"reason": f"found {told}" if told else "found none of the words"},
         )

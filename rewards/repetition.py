@@ -64,4 +64,4 @@ def repeated_share(units: Sequence[Hashable], ngram: int) -> float:
     if total < 1:
         return 0.0
     distinct = set(zip(*(units[shift : shift + total] for shift in range(ngram)), strict=True))
-    return 1 - len(distinct) / total
+    return (total - len(distinct)) / total

@@ -99,8 +99,8 @@ class LocalModel:
             if tokenizer.eos_token_id is None:
                 raise ValueError(f"model must have a tokenizer with an end token, got {self.model}")
             dtype = torch.float32 if device == "cpu" else "auto"
-            network = AutoModelForCausalLM.from_pretrained(self.model, dtype=dtype).to(device).eval()
-            self._loaded = network, tokenizer
+            network: Any = AutoModelForCausalLM.from_pretrained(self.model, dtype=dtype)
+            self._loaded = network.to(device).eval(), tokenizer
         return self._loaded
 
     def __getstate__(self) -> dict[str, Any]:

@@ -125,7 +125,9 @@ def test_import_paths_and_choices_are_told_apart():
     assert as_choices(["reward=math", "x=1"]) == ["reward=math", "x=1"]
     assert as_choices(["reward=[math,format]"]) == ["reward=[math,format]"]
     assert as_choices(["reward=a.b.c"]) == ["reward=function", "reward.function.fn._target_=a.b.c"]
+    assert as_choices(["reward=[math,a.b]"]) == ["reward=[math,function]", "reward.function.fn._target_=a.b"]
     assert as_choices(["reward=unheard_of"]) == ["reward=unheard_of"]
+    assert as_choices(["reward.math.fn.marker='a.b'"]) == ["reward.math.fn.marker='a.b'"]
 
 
 @pytest.mark.parametrize(
