@@ -88,7 +88,9 @@ def shown(line: Line) -> list[str]:
     text = [f"{line.where}{total}"]
     for name, seconds in line.seconds.items():
         value = f"{float(line.scores[name]):g}" if name in line.scores else "-"
-        reason = _printable(line.reasons.get(name, "").partition("\n")[0])[:160]
+        reason = line.reasons.get(name, "")
+        reason = " ".join(reason.split()) if name in line.scores else reason.partition("\n")[0]  # without its trace
+        reason = _printable(reason)[:160]
         text.append(f"  {name:<16} {value:>10} {1000 * seconds:>9.1f} ms  {reason}".rstrip())
     return text + [f"  FAULT {fault.part} {fault.kind}" for fault in line.faults]
 

@@ -47,7 +47,7 @@ class Trial:
         self._attempt = Attempt(name, alone)
         self._pool: Pool | None = None
         self._zero_for_time = getattr(part.fn, "timeout_is_zero", False)
-        self._loads = is_batched(part.fn)
+        self._first_seconds = START_SECONDS if is_batched(part.fn) else self.timeout_seconds
         self._loaded = False
         self._hangs = 0
         try:
@@ -61,9 +61,9 @@ class Trial:
         """What the part says, in one call. A call that overruns is killed, where that is possible, and named."""
         if self._hangs >= MAX_HANGS:
             return Tried([], 0.0, Failure(f"not tried: it hung {self._hangs} times"))
-        if self._loads and not self._loaded:
+        if not self._loaded:  # so that no time of a sample is that of an import, a model or a process of its own
             self._loaded = True
-            self._run([replace(FIRST, row=samples[0].row, messages=samples[0].messages)], START_SECONDS)
+            self._run([replace(FIRST, row=samples[0].row, messages=samples[0].messages)], self._first_seconds)
         answer = self._run(list(samples), self.timeout_seconds)
         if not isinstance(answer, Failure):
             return Tried(*answer)
