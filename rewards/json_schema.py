@@ -52,7 +52,8 @@ def _validator(schema_text: str) -> Any:
 
 def _dialect(schema: Any) -> Any:
     name = schema.get("$schema") if isinstance(schema, Mapping) else None
-    found = validator_for(schema, default=None) if name is not None else validator_for(True)
+    unknown: Any = None
+    found = validator_for(schema, default=unknown) if name is not None else validator_for(True)
     if found is None:
         raise ValueError(f"schema must be of a known dialect, got $schema {name!r:.80}")
     return found
