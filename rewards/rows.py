@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rewards.preference.data import parse_prompt, read_jsonl
+from rewards.preference.data import parse_prompt
 from rewards.types import Sample
 
 
 def read_rows(path: str | Path, *, max_rows: int | None = None) -> list[Sample]:
     """The samples of a file, at least one. Raises `ValueError` with file and line for the first line that is wrong."""
-    rows: list[Sample] = []
-    for sample in read_jsonl(path, parse_row):
-        rows.append(sample)
-        if len(rows) == max_rows:
-            break
+    rows = [sample for _, sample in zip(range(max_rows or 1 << 62), _samples(path), strict=False)]
     if not rows:
         raise ValueError(f"{path}: must hold at least one row, got 0")
     return rows
+
+
+def _samples(path: str | Path) -> Iterator[Sample]:
+    if not Path(path).is_file():
+        raise ValueError(f"{path}: must be an existing JSONL file, found none")
+    with open(path, "rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line.decode("utf-8-sig"))
+                if not isinstance(row, dict):
+                    raise ValueError(f"must be a JSON object, got {row!r:.80}")
+                yield parse_row(row)
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"{path}, line {number}: {error}") from error
 
 
 def parse_row(row: Mapping[str, Any]) -> Sample:

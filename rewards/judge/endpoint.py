@@ -126,7 +126,9 @@ class ChatEndpoint:
         limit = max(0.0, min(self.timeout_seconds, seconds_left))
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if self.api_key_env is not None:
-            headers["Authorization"] = f"Bearer {os.environ.get(self.api_key_env, '')}"
+            if not os.environ.get(self.api_key_env):
+                raise _Refusal(f"api_key_env {self.api_key_env} is not set in the process that asks")
+            headers["Authorization"] = f"Bearer {os.environ[self.api_key_env]}"
         post = Post(f"{self.base_url.rstrip('/')}/chat/completions", headers, body, timeout_seconds=limit or 1e-3)
         try:
             sent = asyncio.get_running_loop().run_in_executor(self._executor(), post.send)

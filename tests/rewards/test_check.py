@@ -137,7 +137,8 @@ def test_import_paths_and_choices_are_told_apart():
         ('{"completion": 4}', "line 1: completion must be text, got 4"),
         ('{"completion": "4", "completion_ids": [1.5]}', "line 1: completion_ids must be a list of integers"),
         ('{"completion": "4", "prompt": 3}', "line 1: prompt must be text or a list of messages, got 3"),
-        ("{", "line 1: must be JSON"),
+        ("{", "line 1: Expecting property name"),
+        ("[1]", r"line 1: must be a JSON object, got \[1\]"),
         ("", "must hold at least one row, got 0"),
     ],
 )

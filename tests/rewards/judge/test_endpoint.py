@@ -58,6 +58,16 @@ def test_the_key_comes_from_the_environment_and_is_neither_stored_nor_told(monke
     assert "sk-secret" not in repr(endpoint) + repr(vars(endpoint))
 
 
+def test_a_process_without_the_key_asks_nobody(monkeypatch):
+    monkeypatch.setenv("MY_JUDGE_KEY", "sk-secret-123")
+    with serving(lambda number, body: (200, answer("x"))) as server:
+        endpoint = ChatEndpoint(model="m", base_url=server.url, api_key_env="MY_JUDGE_KEY")
+        monkeypatch.delenv("MY_JUDGE_KEY")
+        (reply,) = asyncio.run(endpoint.ask([QUESTION]))
+    assert reply.failure.reason == "api_key_env MY_JUDGE_KEY is not set in the process that asks"
+    assert server.requests == []
+
+
 def test_too_many_requests_are_repeated_after_the_time_that_the_server_asks_for():
     def script(number, body):
         return (429, "slow down", {"Retry-After": "0.5"}) if number == 0 else (200, answer("Score: 3"))
