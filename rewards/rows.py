@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ from rewards.types import Sample
 
 def read_rows(path: str | Path, *, max_rows: int | None = None) -> list[Sample]:
     """The samples of a file, at least one. Raises `ValueError` with file and line for the first line that is wrong."""
-    rows = [sample for _, sample in zip(range(max_rows or 1 << 62), _samples(path), strict=False)]
+    rows = list(itertools.islice(_samples(path), max_rows))
     if not rows:
         raise ValueError(f"{path}: must hold at least one row, got 0")
     return rows
