@@ -103,7 +103,20 @@ def _part_from_settings(settings: Mapping[str, Any]) -> Part:
 
 
 def _as_fn(value: Any) -> Any:
-    return resolve(value) if isinstance(value, str) or (isinstance(value, Mapping) and "_target_" in value) else value
+    if isinstance(value, str) or (isinstance(value, Mapping) and "_target_" in value):
+        return resolve(value)
+    if isinstance(value, functools.partial) and isinstance(value.func, type):
+        return _constructed(value)
+    return value
+
+
+def _constructed(delayed: functools.partial) -> Any:
+    """A class that Hydra was told to wait with, as `conf/reward/function.yaml` does for functions."""
+    try:
+        return delayed()
+    except TypeError as error:
+        name = delayed.func.__name__
+        raise ValueError(f"fn {name} cannot be built from {sorted(delayed.keywords)}: {error}") from error
 
 
 def _checked_name(name: object) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from rewards.bounded import bounded
+from rewards.errors import Failure
 from rewards.types import Score
 
 if TYPE_CHECKING:
@@ -12,6 +14,8 @@ if TYPE_CHECKING:
 
 MODES = ("search", "fullmatch", "count")
 FLAGS = {"i": "IGNORECASE", "m": "MULTILINE", "s": "DOTALL", "x": "VERBOSE"}
+KILL_SECONDS = 1.0
+"""What a direct call's worker gets beyond the engine's own limit before it is killed."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +100,8 @@ class RegexReward:
 
     The engine is `regex`, not `re`. Its own time limit counts the CPU time of the whole process and holds the
     interpreter meanwhile, so beside a trainer's threads it would cut some matches short and stall the rest. Therefore
-    a `Scorer` runs this in a worker process: there the clock is this call's own, and a match that the engine fails to
-    interrupt is killed with the worker. A direct call has only the engine's limit.
+    no match is made in the trainer: a `Scorer` runs this in its worker process, a direct call in one of its own. There
+    the clock is the match's alone, and one that the engine fails to interrupt is killed with its process.
     """
 
     timeout_is_zero = True
@@ -123,11 +127,12 @@ class RegexReward:
     def __call__(self, completion: str) -> Score:
         if len(completion) > self.max_chars:
             return Score(0.0, info={"reason": f"longer than {self.max_chars} characters"})
-        try:
-            value = self._value(completion)
-        except TimeoutError:
+        answer = bounded(_matches, [(self, completion)], timeout_seconds=self.timeout_seconds + KILL_SECONDS)[0]
+        if answer is None or (isinstance(answer, Failure) and answer.timed_out):
             return Score(0.0, info={"reason": "timed out"})
-        return Score(value) if value else Score(0.0, info={"reason": "no match"})
+        if isinstance(answer, Failure):
+            raise RuntimeError(answer.reason)
+        return Score(answer) if answer else Score(0.0, info={"reason": "no match"})
 
     def _value(self, text: str) -> float:
         if self.mode == "count":
@@ -135,6 +140,15 @@ class RegexReward:
             return float(sum(1 for _ in deadline_aware))
         match = self._compiled.search if self.mode == "search" else self._compiled.fullmatch
         return float(match(text, timeout=self.timeout_seconds) is not None)
+
+
+def _matches(call: tuple[RegexReward, str]) -> float | None:
+    """How often the pattern matches (1.0 for once, unless all are counted); None where the engine gave up."""
+    reward, text = call
+    try:
+        return reward._value(text)
+    except TimeoutError:
+        return None
 
 
 def _compiled(pattern: str, flags: str) -> regex.Pattern[str]:
