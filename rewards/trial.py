@@ -5,6 +5,7 @@ What a trainer would run inline is run in a process here, too: a reward under tr
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -52,7 +53,8 @@ class Trial:
         self._hangs = 0
         try:
             sendable(name, part.fn)
-            self._pool = Pool({name: self._attempt})
+            # What a trainer runs inline, a judge say, sees all of its environment.
+            self._pool = Pool({name: self._attempt}, keep_environment=tuple(os.environ))
             self.killable = True
         except ValueError:
             self.killable = False  # a lambda, a function of a test: all that can be done is not to wait for it

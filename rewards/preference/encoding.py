@@ -76,8 +76,12 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[in
 
 
 def encode_completion(tokenizer: PreTrainedTokenizerBase, completion: str) -> list[int]:
-    """The completion's ids with EOS, the place where the score is read, at the end; an empty one is EOS alone."""
-    ids = tokenizer(completion, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    """The completion's ids with EOS, the place where the score is read, at the end; an empty one is EOS alone.
+
+    Half of a surrogate pair, which no tokenizer takes, is read as a question mark.
+    """
+    text = completion.encode("utf-8", "replace").decode()
+    ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     return [*ids, tokenizer.eos_token_id]
 
 

@@ -157,6 +157,7 @@ def test_messages_go_through_the_template_once_and_completions_end_with_eos():
     completion = encode_completion(tokenizer, "yo")
     assert tokenizer.decode(prompt + completion) == "user: hi\nassistant: yo<|end|>"
     assert encode_completion(tokenizer, "") == [tokenizer.eos_token_id]
+    assert encode_completion(tokenizer, "a\ud800") == encode_completion(tokenizer, "a?")  # half a pair is no text
 
 
 def test_a_completion_cannot_write_the_end_token_itself():
