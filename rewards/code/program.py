@@ -6,11 +6,14 @@ import ast
 import builtins
 import functools
 import re
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 _FENCE = re.compile(r"^[ \t]*+```[ \t]*+([^\s`]*+)[^\n`]*+$", re.MULTILINE)
+_PARSING = threading.Lock()
+"""Python 3.11 counts the depth of a tree in one place for all threads, and raises `SystemError` when two parse at once."""
 _LANGUAGES = ("", "python", "python3", "py")
 
 
@@ -77,7 +80,8 @@ def plan_of(tests: Any, entry_point: str | None) -> Plan:
 def _calls(tests: str | tuple[str, ...], entry_point: str | None) -> Plan:
     sources = [tests] if isinstance(tests, str) else list(tests)
     try:
-        trees = [ast.parse(source) for source in sources]
+        with _PARSING:
+            trees = [ast.parse(source) for source in sources]
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ValueError(f"tests must be Python source, got {str(tests)[:80]!r}: {error}") from error
     defines_check = any(isinstance(node, ast.FunctionDef) and node.name == "check" for node in trees[0].body)

@@ -80,8 +80,8 @@ def test_the_step_does_not_depend_on_the_size_of_microbatches(make, aggregation)
         learned(make, seven_rows(), optim={"microbatch_tokens": n, "aggregation": aggregation})[0]
         for n in (1, 20, 9999)
     ]
-    assert distance(results[0], results[2]) < 1e-6
-    assert distance(results[1], results[2]) < 1e-6
+    assert distance(results[0], results[2]) < 3e-6
+    assert distance(results[1], results[2]) < 3e-6
 
 
 @every_agent

@@ -174,7 +174,7 @@ def test_beta_rises_when_the_kl_is_above_its_target_and_falls_when_it_is_below(c
     with torch.no_grad():
         kl = k1(policy.evaluate(rollout).logprob, reference.evaluate(rollout).logprob)[rollout.mask].sum() / 16
     adapt = {"kl_coef": 0.1, "kl_controller": controller, "kl_horizon": 160}
-    assert float(kl) > 0.3
+    assert float(kl) > 0.1
     for target, factor in (
         (float(kl) / 4, {"halving": 2.0, "horizon": 1.02}),
         (float(kl) * 4, {"halving": 0.5, "horizon": 0.98}),

@@ -56,7 +56,7 @@ MATTER = (
 )
 OF_GRPO = ("groups/zero_variance_share",)
 OF_PPO = ("value_loss", "explained_variance", "value/mean")
-CLOCK = ("time/", "tokens_per_second", "memory/")
+CLOCK = ("time/", "tokens_per_second", "memory/", "scoring/")
 
 
 @pytest.fixture
