@@ -13,7 +13,7 @@ from typing import Any
 
 _FENCE = re.compile(r"^[ \t]*+```[ \t]*+([^\s`]*+)[^\n`]*+$", re.MULTILINE)
 _PARSING = threading.Lock()
-"""Python 3.11 counts the depth of a tree in one place for all threads, and raises `SystemError` when two parse at once."""
+"""Python 3.11 counts the depth of trees in one place for all threads: `SystemError` where two parse at a time."""
 _LANGUAGES = ("", "python", "python3", "py")
 
 
