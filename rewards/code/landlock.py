@@ -7,6 +7,7 @@ mode, owner and times of files, which the seccomp filter guards.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import stat
 from collections.abc import Sequence
@@ -34,9 +35,16 @@ class _PathBeneath(ctypes.Structure):
     _fields_ = [("allowed", ctypes.c_uint64), ("parent", ctypes.c_int32)]
 
 
+MIN_ABI = 3
+"""Linux 6.2. Before, a file that may only be read may still be emptied, by opening it with O_TRUNC."""
+
+
 def abi() -> int:
-    """The kernel's version of Landlock; raises `OSError` where there is none."""
-    return system_call("landlock_create_ruleset", 0, 0, 1)
+    """The kernel's version of Landlock; raises `OSError` where there is none, or one that lets files be emptied."""
+    version = system_call("landlock_create_ruleset", 0, 0, 1)
+    if version < MIN_ABI:
+        raise OSError(errno.EOPNOTSUPP, f"ABI {version} does not forbid truncating files, {MIN_ABI} does")
+    return version
 
 
 def covers(version: int) -> str:

@@ -18,18 +18,19 @@ _LANGUAGES = ("", "python", "python3", "py")
 
 
 def program_of(completion: str) -> str:
-    """The last Python block after `</think>`, to the end where it is not closed; without fences the whole text."""
+    """The last block after `</think>` that is labelled Python, else the last without a label (what a program prints may
+    stand in one behind it); to the end where it is not closed. Without fences the whole text."""
     text = completion.rpartition("</think>")[2]
     fences = list(_FENCE.finditer(text))
     if not fences:
         return text
     openings, ends = fences[0::2], [fence.start() for fence in fences[1::2]] + [len(text)]
-    blocks = [
-        text[opening.end() : end].strip("\n")
+    blocks = {
+        bool(opening[1]): text[opening.end() : end].strip("\n")
         for opening, end in zip(openings, ends, strict=False)
         if opening[1].lower() in _LANGUAGES
-    ]
-    return blocks[-1] if blocks else ""
+    }
+    return blocks.get(True, blocks.get(False, ""))
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,9 @@ _DENIED: dict[str, tuple[int | None, int | None]] = {
     "setgroups": (116, 159), "setresuid": (117, 147), "setresgid": (119, 149), "setfsuid": (122, 151),
     "setfsgid": (123, 152), "capset": (126, 91), "unshare": (272, 97), "setns": (308, 268), "seccomp": (317, 277),
     "landlock_create_ruleset": (444, 444), "landlock_add_rule": (445, 445), "landlock_restrict_self": (446, 446),
-    # what Landlock leaves open on files: mode, owner, times, attributes, special files, handles, watches
+    # what Landlock leaves open on files: mode, owner, times, attributes, special files, handles, watches; and what it
+    # leaves open before its ABI 3
+    "truncate": (76, 45),
     "chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452), "chown": (92, None),
     "fchown": (93, 55), "lchown": (94, None), "fchownat": (260, 54), "utime": (132, None), "utimes": (235, None),
     "futimesat": (261, None), "utimensat": (280, 88), "setxattr": (188, 5), "lsetxattr": (189, 6),

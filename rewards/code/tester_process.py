@@ -132,9 +132,13 @@ def _copy_into(before: Any, after: Any) -> None:
         before.update(after)
 
 
+_NOT_RAISED_AGAIN = (AssertionError, UnicodeError, StopIteration, StopAsyncIteration)
+"""The last two would tell a loop over the program's answers, `all(map(f, xs))`, that there are no more."""
+
+
 def _exception(name: str, message: str) -> Exception:
     kind = getattr(builtins, name, None)
-    if isinstance(kind, type) and issubclass(kind, Exception) and kind not in (AssertionError, UnicodeError):
+    if isinstance(kind, type) and issubclass(kind, Exception) and kind not in _NOT_RAISED_AGAIN:
         try:
             return kind(message)
         except TypeError:

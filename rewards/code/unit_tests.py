@@ -17,6 +17,8 @@ from rewards.errors import Failure, failure_of
 from rewards.types import Sample, Score
 
 MAX_PROGRAM_CHARS = 100_000
+MIN_SECONDS = 0.05
+"""What a case of a script must have left to be begun at all."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ class UnitTests:
         outcomes: list[str] = []
         for case in cases:
             left = deadline - time.monotonic()
-            if left <= 0:
+            if left < MIN_SECONDS:  # so little would be spent on starting, which is not the program's doing
                 break
             report = self._grade({"program": program, "stdin": case.stdin}, script=True, seconds=left)
             outcomes.append(_outcome(report, case.stdout))

@@ -16,7 +16,7 @@ from rewards.math.pair import Pair, Verdict
 from rewards.math.quick import quick_verdict
 from rewards.math.worker import Alone
 from rewards.types import Sample, Score
-from rewards.workers import Pool
+from rewards.workers import Pool, default_workers
 
 MAX_ANSWER_CHARS = 1000
 MIN_COPIED_CHARS = 3
@@ -168,7 +168,7 @@ def _judge(backend: str) -> Callable[[Pair], Verdict]:
 
 @functools.cache
 def _pool(backend: str) -> Pool:
-    return Pool({"math": Alone(_judge(backend))})
+    return Pool({"math": Alone(_judge(backend))}, workers=default_workers())
 
 
 def _judged(pairs: Sequence[Pair], timeout_seconds: float, backend: str) -> list[Verdict]:

@@ -132,6 +132,8 @@ def _connects(between: str) -> bool:
 
 def _spelling(text: str) -> object:
     """Equal for texts that surely say the same: plain numbers by their value, others by their characters."""
+    if len(text) > MAX_REGION_CHARS:
+        return text
     cleaned = clean(text)
     found = number(cleaned)
     return (found.value, found.percent) if found else "".join(cleaned.split())
@@ -140,6 +142,8 @@ def _spelling(text: str) -> object:
 def _after_marker(text: str, markers: Sequence[str]) -> str | None:
     """The sentence behind the last marker; of a sentence with more words, its formulas, if they belong together."""
     lowered = text.lower()
+    if len(lowered) != len(text):  # a few letters become two: places would not fit
+        lowered = text
     start = max((place + len(marker) for marker in markers if (place := lowered.rfind(marker.lower())) >= 0), default=0)
     if not start:
         return None

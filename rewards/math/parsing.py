@@ -96,7 +96,7 @@ class FormulaParser:
         else:
             mixed = after_number and self.next == Token("command", "frac")
             part = self._power()
-            if not (mixed and all(isinstance(number, Integer) for number in part.atoms())):
+            if not (mixed and _is_proper(part)):
                 factors.append(part)
                 return
         part = Mul(Integer(-1), part, evaluate=False) if factors[-1].is_negative else part
@@ -283,3 +283,9 @@ def _negative(value: Expr) -> Expr:
     if value is sympy.oo:
         return -sympy.oo
     return -value if isinstance(value, Rational) else Mul(Integer(-1), value, evaluate=False)
+
+
+def _is_proper(part: Expr) -> bool:
+    """Whether a fraction is one of plain integers below 1: `3\\frac{1}{2}`, and not `3\\frac{\\sqrt{2}}{2}`."""
+    above, below = part.as_numer_denom()
+    return isinstance(above, Integer) and isinstance(below, Integer) and above < below

@@ -10,7 +10,7 @@ from sympy import Add, Integer, Mul
 from rewards.math.tokens import ParseError, Token
 from rewards.math.tree import Answer
 from rewards.math.units import split_unit
-from rewards.math.values import formula, infinity, is_name, name_of, named, negated, value
+from rewards.math.values import computes, formula, infinity, is_name, name_of, named, negated, value
 
 RELATIONS = ("=", "<", ">", "<=", ">=", "!=")
 _FLIPPED = {">": "<", ">=": "<=", "<": ">", "<=": ">="}
@@ -41,7 +41,7 @@ def _equation(sides: Sequence[Tokens], read: Callable[[Tokens], Answer]) -> Answ
         first, last = last, first
     if not first:
         return read(last)
-    if is_name(first):
+    if is_name(first) and not computes(first) and not _is_absolute(first):
         answer = read(last)
         return replace(answer, name=name_of(first), named=named(first))
     if len(sides) > 2:
@@ -67,7 +67,7 @@ def _ray(left: Tokens, right: Tokens, sign: str) -> Answer | None:
     """Where `x` lies in `x > 5`, `5 > x`, `|x| < 5` or `x != 5`; None for relations of another form."""
     if is_name(right) and not is_name(left):
         left, right, sign = right, left, _FLIPPED.get(sign, sign)
-    if not is_name(left):
+    if not is_name(left) or computes(left):
         return None
     end = value(right)
     if end.expression is None or end.expression.free_symbols:

@@ -20,6 +20,21 @@ _NO_UNITS = frozenset(
     | {"either", "both", "no", "yes", "plus", "minus", "times", "over", "divided", "choose", "squared", "cubed"}
     | {"factorial", "half", "halve", "third", "fourth", "quarter", "fifth", "sixth", "seventh", "eighth", "ninth"}
     | {"tenth", "hundredth", "thousandth", "millionth", "score", "gross", "pair", "root"}
+    | {
+        "hundred",
+        "thousand",
+        "million",
+        "billion",
+        "trillion",
+        "dozen",
+        "base",
+        "below",
+        "above",
+        "under",
+        "less",
+        "more",
+    }
+    | {"negative", "zero", "to", "than"}
 )
 """Words behind a number that make it another number, or another answer of it."""
 _POWERS = re.compile(r"/|\^-?\d")

@@ -11,7 +11,7 @@ from sympy import Expr, Integer, Mul, oo
 from rewards.math.exact import Number
 from rewards.math.finished import is_written_out
 from rewards.math.parsing import FormulaParser
-from rewards.math.tokens import ParseError, Token
+from rewards.math.tokens import FUNCTIONS, ParseError, Token
 from rewards.math.tree import Answer
 
 _MARKS = ("%", "\u00b0")
@@ -79,6 +79,31 @@ def is_name(tokens: Sequence[Token]) -> bool:
             return False
         previous = token
     return any(token.kind in ("letter", "roman", "unit") for token in tokens) or _is_greek(tokens)
+
+
+def computes(tokens: Sequence[Token]) -> bool:
+    r"""Whether what may be a name is rather a formula of unknowns: `xy`, `\sin x`, `\frac{x}{2}`."""
+    if tokens and tokens[0].text in ("(", "[") and any(token.text == "," for token in tokens):
+        return False  # a point
+    outside = _outside_of_arguments(tokens)
+    if any(token.kind == "number" or (token.kind == "command" and token.text in FUNCTIONS) for token in outside):
+        return True
+    return sum(token.kind == "letter" and len(token.text) == 1 and token.text.islower() for token in outside) > 1
+
+
+def _outside_of_arguments(tokens: Sequence[Token]) -> list[Token]:
+    """Without subscripts, and without what a function is taken of."""
+    outside: list[Token] = []
+    previous, depth = Token("", ""), 0
+    for token in tokens:
+        if depth:
+            depth += (token.text in ("(", "{")) - (token.text in (")", "}"))
+        elif (token.text == "{" and previous.text == "_") or (token.text == "(" and previous.text in _FUNCTION_NAMES):
+            depth = 1
+        elif previous.text != "_":
+            outside.append(token)
+        previous = token
+    return outside
 
 
 def _is_greek(tokens: Sequence[Token]) -> bool:

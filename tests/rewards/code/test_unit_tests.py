@@ -316,6 +316,18 @@ def test_a_wrong_setting_is_named(settings, message):
         UnitTests(**settings)
 
 
+def test_an_answer_that_ends_a_loop_of_the_tests_is_no_pass():
+    program = "def f(x): raise StopIteration"
+    for test in ("assert all(map(f, [1, 2]))", "for got, want in zip(map(f, [1]), [2]):\n    assert got == want"):
+        assert UnitTests()(completion=program, tests=[test + "\nassert True or f"]).value == 0.0
+
+
+def test_what_a_program_prints_is_not_taken_for_it():
+    text = "```python\ndef add(a, b): return a + b\n```\nOutput:\n```\n5\n```\n"
+    assert program_of(text) == "def add(a, b): return a + b"
+    assert program_of("```\nx = 1\n```\n```\nx = 2\n```") == "x = 2"
+
+
 def test_a_long_line_behind_a_fence_is_looked_at_once():
     """Each of the two parts of it would otherwise be tried at every length: minutes for 200 kB."""
     started = time.monotonic()

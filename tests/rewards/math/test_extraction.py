@@ -121,3 +121,11 @@ def test_every_scan_takes_linear_time(text):
     for anywhere in ("formula", "number", "both"):
         extract(text, marker="answer is", several="last", anywhere=anywhere)
     assert time.process_time() - started < 5.0
+
+
+def test_boxes_of_any_length_are_compared_in_linear_time():
+    """Blanks behind a sign were looked at from each of them: minutes, before any limit."""
+    started = time.monotonic()
+    score = MathAnswer()(completion="\\boxed{a\\;" + " " * 300_000 + "b}\\boxed{2}", answer="2")
+    assert score.value == 0.0
+    assert time.monotonic() - started < 10

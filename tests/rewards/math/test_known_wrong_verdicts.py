@@ -29,6 +29,31 @@ FALSE_POSITIVES = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("key", "answer"),
+    [
+        (r"3+\frac{\sqrt{2}}{2}", r"3\frac{\sqrt{2}}{2}"),
+        ("xy=6", "x=6"),
+        ("xy=6", "6"),
+        ("|x|=5", "x=5"),
+        (r"\sin x=\frac12", r"x=\frac12"),
+        ("5", r"\frac{x}{2}=5"),
+        (r"(5,\infty)", r"\frac{x}{2}>5"),
+        ("5", r"5\text{ million}"),
+        ("24", r"24\text{ base five}"),
+        ("5", r"5\text{ below zero}"),
+    ],
+)
+def test_what_a_reviewer_found_is_refused(key, answer):
+    (score,) = MathAnswer().score_batch([_sample(answer, key)])
+    assert getattr(score, "value", 0.0) == 0.0
+
+
+def test_a_product_of_a_number_and_a_fraction_of_roots_is_one():
+    assert check(r"3\frac{\sqrt{2}}{2}", r"\frac{3\sqrt{2}}{2}").value == 1.0
+    assert check(r"3\frac{1}{2}", "3.5").value == 1.0
+
+
 @pytest.mark.parametrize(("key", "answer"), FALSE_POSITIVES)
 def test_false_positives_of_math_verify_are_refused(key, answer):
     assert check(answer, key).value == 0.0
