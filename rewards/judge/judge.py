@@ -41,7 +41,8 @@ class LLMJudge:
             raise ValueError(f"backend must have a coroutine ask(conversations), got {backend!r:.80}")
         self.backend = backend
         self.rubric = rubric or Rubric()
-        names = ["prompt", "completion", *self.rubric.columns]
+        own = ["finish_reason"] if "{finish_reason" in self.rubric.template else []
+        names = ["prompt", "completion", *own, *self.rubric.columns]
         keyword = inspect.Parameter.KEYWORD_ONLY
         self.__signature__ = inspect.Signature([inspect.Parameter(name, keyword) for name in names])
         """What a task must provide is known when the environment is built."""

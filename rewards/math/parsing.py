@@ -197,7 +197,16 @@ class FormulaParser:
             name, constant = f"{name}_{self._subscript()}", None
         while self.is_next("'"):
             name, constant = name + self.take().text, None
+        if self._is_applied(name):
+            return Symbol(f"{name}({self._atom()})")  # of whatever it is a function, `f(2x)` is not `2 f(x)`
         return Symbol(name) if constant is None else constant
+
+    def _is_applied(self, name: str) -> bool:
+        """Whether a letter is a function here rather than a factor; `P` and `E` are, of events."""
+        if not self.is_next("("):
+            return False
+        inside = self.tokens[self.position + 1] if self.position + 1 < len(self.tokens) else END
+        return name[0] in "fghFG" or (name in ("P", "E") and inside.kind == "letter" and inside.text.isupper())
 
     def _subscript(self) -> str:
         if not self.is_next("{"):

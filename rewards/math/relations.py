@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from sympy import Add, Integer, Mul
+from sympy import Add, Expr, Integer, Mul
 
+from rewards.math.numeric import digits_needed, near, value_at
 from rewards.math.tokens import ParseError, Token
 from rewards.math.tree import Answer
 from rewards.math.units import split_unit
@@ -48,8 +49,17 @@ def _equation(sides: Sequence[Tokens], read: Callable[[Tokens], Answer]) -> Answ
         return read(last)
     left, right = formula(first), formula(last)
     if not (left.free_symbols or right.free_symbols):
+        _refuse_disagreement(left, right)
         return read(last)
     return Answer("relation", detail="=", expression=_difference(left, right))
+
+
+def _refuse_disagreement(left: Expr, right: Expr) -> None:
+    """Raise `ParseError` for `41 = 42`, which says both."""
+    digits = digits_needed(left, right)
+    values = value_at(left, digits), value_at(right, digits)
+    if values[0] is not None and values[1] is not None and not near(values[0], values[1], digits):
+        raise ParseError("the sides of an equation of numbers differ")
 
 
 def _single(sides: Sequence[Tokens], sign: str) -> Answer:

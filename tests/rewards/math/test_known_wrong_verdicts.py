@@ -42,11 +42,21 @@ FALSE_POSITIVES = [
         ("5", r"5\text{ million}"),
         ("24", r"24\text{ base five}"),
         ("5", r"5\text{ below zero}"),
+        ("f(2x)", "2f(x)"),
+        ("f(a)+f(b)", "f(a+b)"),
+        ("P(A)+P(B)", "P(A+B)"),
+        ("42", "41=42"),
     ],
 )
 def test_what_a_reviewer_found_is_refused(key, answer):
     (score,) = MathAnswer().score_batch([_sample(answer, key)])
     assert getattr(score, "value", 0.0) == 0.0
+
+
+def test_functions_of_equal_arguments_and_equations_that_hold_are_equal():
+    assert check("1+f(x+1)", "f(1+x)+1").value == 1.0
+    assert check("P(1+r)", "P+Pr").value == 1.0
+    assert check(r"6 \cdot 7 = 42", "42").value == 1.0
 
 
 def test_a_product_of_a_number_and_a_fraction_of_roots_is_one():
