@@ -114,6 +114,7 @@ class Pool:
 
     def close(self) -> None:
         """End all workers; a later call starts them again."""
-        for slot in self._slots:
-            slot.stop()
-        self._server.stop()
+        with self._lock:  # behind a run that another thread is in: its workers are not to be taken from it
+            for slot in self._slots:
+                slot.stop()
+            self._server.stop()

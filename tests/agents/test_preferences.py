@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import sys
 
 import pytest
 
@@ -35,27 +34,18 @@ FOLDER = "runs/preferences-seed0"
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
-    """`python -m agents.train ...` in this process: `(exit code, everything it said)`."""
-    from agents.train import main
-
-    monkeypatch.chdir(tmp_path)
+def told(run):
+    """What `run` gives, with all that was said in one text."""
 
     def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["train", *arguments])
-        capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code
-        return (1, code) if isinstance(code, str) else (code, "".join(capsys.readouterr()))
+        code, out, err = run(*arguments)
+        return code if not isinstance(code, str) else 1, out + err
 
     return call
 
 
-def test_one_command_draws_trains_optimizes_and_shows_proxy_and_truth(run, tmp_path):
-    code, said = run(*SMALL, "name=one", "iterations=2")
+def test_one_command_draws_trains_optimizes_and_shows_proxy_and_truth(told, tmp_path):
+    code, said = told(*SMALL, "name=one", "iterations=2")
     assert code == 0, said
     for words in ("Drawing 70 rankings of 3", "who knows the true reward predicts", "listener (watched):"):
         assert words in said
@@ -84,29 +74,29 @@ def no_training(*_, **__):
     raise AssertionError("the reward model was trained again")
 
 
-def test_a_resumed_run_and_another_agent_use_the_reward_model_that_is_there(run, tmp_path, monkeypatch):
-    assert run(*SMALL, "name=one", "iterations=1")[0] == 0
+def test_a_resumed_run_and_another_agent_use_the_reward_model_that_is_there(told, tmp_path, monkeypatch):
+    assert told(*SMALL, "name=one", "iterations=1")[0] == 0
     monkeypatch.setattr(training, "train", no_training)
     monkeypatch.setattr(preferences, "draw_preferences", no_training)
-    code, said = run("resume=runs/one", "iterations=2")
+    code, said = told("resume=runs/one", "iterations=2")
     assert code == 0, said
     assert "Continuing runs/one after iteration 1" in said
     assert len(read_metrics(tmp_path / "runs/one/metrics.jsonl")) == 2
-    code, said = run(*SMALL, "agent=grpo", "agent.prompts=4", "agent.group_size=2", "name=two", "iterations=1")
+    code, said = told(*SMALL, "agent=grpo", "agent.prompts=4", "agent.group_size=2", "name=two", "iterations=1")
     assert code == 0, said
     assert "was trained before, with the same settings" in said
     assert "rewards/listener/mean" in read_metrics(tmp_path / "runs/two/metrics.jsonl")[0]
 
 
-def test_what_other_settings_made_is_refused_with_the_differences(run):
-    assert run(*SMALL, "name=one", "iterations=1")[0] == 0
-    code, said = run(*SMALL, "name=two", "preparation.temperature=2", "env.max_new_tokens=9")
+def test_what_other_settings_made_is_refused_with_the_differences(told):
+    assert told(*SMALL, "name=one", "iterations=1")[0] == 0
+    code, said = told(*SMALL, "name=two", "preparation.temperature=2", "env.max_new_tokens=9")
     assert code == 1
     assert "holds preferences of other settings" in said
     assert "env.max_new_tokens: saved 20, now 9; preparation.temperature: saved 0.7, now 2.0" in said
 
 
-def test_an_interrupted_preparation_goes_on_where_it_was(run, tmp_path, monkeypatch):
+def test_an_interrupted_preparation_goes_on_where_it_was(told, tmp_path, monkeypatch):
     log_step = training.log_step
 
     def interrupted(file, step, metrics):
@@ -115,7 +105,7 @@ def test_an_interrupted_preparation_goes_on_where_it_was(run, tmp_path, monkeypa
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(training, "log_step", interrupted)
-    code, said = run(*SMALL, "name=one", "iterations=1")
+    code, said = told(*SMALL, "name=one", "iterations=1")
     assert code == 1
     assert "stopped after step 3" in said
     assert "The command of this run, given again, goes on, too." in said
@@ -123,7 +113,7 @@ def test_an_interrupted_preparation_goes_on_where_it_was(run, tmp_path, monkeypa
     first = (tmp_path / FOLDER / "preferences.jsonl").read_bytes()
     monkeypatch.setattr(training, "log_step", log_step)
     monkeypatch.setattr(preferences, "draw_preferences", no_training)
-    code, said = run(*SMALL, "name=one", "iterations=1")
+    code, said = told(*SMALL, "name=one", "iterations=1")
     assert code == 0, said
     assert (tmp_path / FOLDER / "preferences.jsonl").read_bytes() == first
     steps = [json.loads(x)["step"] for x in (tmp_path / FOLDER / "reward_model/metrics.jsonl").read_text().splitlines()]
@@ -131,9 +121,9 @@ def test_an_interrupted_preparation_goes_on_where_it_was(run, tmp_path, monkeypa
     assert len(steps) > 3
 
 
-def test_preferences_repeat_and_are_none_of_the_draws_of_training(run, tmp_path):
+def test_preferences_repeat_and_are_none_of_the_draws_of_training(told, tmp_path):
     for name in ("a", "b"):
-        code, said = run(*SMALL, f"name={name}", f"preparation.folder=runs/of-{name}", "iterations=1")
+        code, said = told(*SMALL, f"name={name}", f"preparation.folder=runs/of-{name}", "iterations=1")
         assert code == 0, said
     first, second = ((tmp_path / f"runs/of-{name}/preferences.jsonl").read_text() for name in ("a", "b"))
     assert first == second
@@ -159,20 +149,20 @@ def test_preferences_repeat_and_are_none_of_the_draws_of_training(run, tmp_path)
         (["preparation.folder=taken"], "preparation.folder must be new or hold preferences"),
     ],
 )
-def test_a_mistake_ends_in_one_line_and_leaves_nothing(run, tmp_path, arguments, message):
+def test_a_mistake_ends_in_one_line_and_leaves_nothing(told, tmp_path, arguments, message):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken/mine.txt").touch()
-    code, said = run(*SMALL, "name=bad", "iterations=1", *arguments)
+    code, said = told(*SMALL, "name=bad", "iterations=1", *arguments)
     assert code not in (0, None)
     assert message in said
     assert "Traceback" not in said
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_name_that_is_taken_is_found_before_anything_is_drawn(run, tmp_path, monkeypatch):
+def test_a_name_that_is_taken_is_found_before_anything_is_drawn(told, tmp_path, monkeypatch):
     (tmp_path / "runs/one").mkdir(parents=True)
     (tmp_path / "runs/one/config.yaml").touch()
     monkeypatch.setattr(preferences, "draw_preferences", no_training)
-    code, said = run(*SMALL, "name=one")
+    code, said = told(*SMALL, "name=one")
     assert code == 1
     assert "name=one is taken" in said

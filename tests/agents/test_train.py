@@ -59,27 +59,6 @@ OF_PPO = ("value_loss", "explained_variance", "value/mean")
 CLOCK = ("time/", "tokens_per_second", "memory/", "scoring/")
 
 
-@pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
-    """`python -m agents.train ...` in this process: `(exit code, stdout, stderr)`; code 0 when it just returned."""
-    from agents.train import main
-
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["train", *arguments])
-        capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code
-        out, err = capsys.readouterr()
-        return code, out, err if not isinstance(code, str) else err + code
-
-    return call
-
-
 def curve(folder, names=None):
     """The metrics that do not depend on the clock."""
     records = read_metrics(folder / "metrics.jsonl")
