@@ -154,7 +154,9 @@ def _serve(requests: BinaryIO, replies: BinaryIO, functions: Mapping[str, Any]) 
 
     own_functions, memory_mb = _read(requests)
     if memory_mb is not None:
-        resource.setrlimit(resource.RLIMIT_AS, (memory_mb << 20, memory_mb << 20))
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        limit = memory_mb << 20 if hard == resource.RLIM_INFINITY else min(memory_mb << 20, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
     loaded = functions if own_functions is None else _load(own_functions)
     send(READY if isinstance(loaded, Mapping) else loaded)
     if not isinstance(loaded, Mapping):

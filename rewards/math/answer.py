@@ -14,12 +14,13 @@ from rewards.math.cleaning import clean
 from rewards.math.extraction import ANYWHERE, SEVERAL, SeveralAnswersError, extract
 from rewards.math.pair import Pair, Verdict
 from rewards.math.quick import quick_verdict
-from rewards.math.worker import Alone
 from rewards.types import Sample, Score
 from rewards.workers import Pool, default_workers
 
 MAX_ANSWER_CHARS = 1000
 MIN_COPIED_CHARS = 3
+MEMORY_MB = 2048
+"""Of a comparison's process: what outgrows it fails alone."""
 BACKENDS = ("own", "math-verify")
 
 
@@ -168,7 +169,7 @@ def _judge(backend: str) -> Callable[[Pair], Verdict]:
 
 @functools.cache
 def _pool(backend: str) -> Pool:
-    return Pool({"math": Alone(_judge(backend))}, workers=default_workers())
+    return Pool({"math": _judge(backend)}, workers=default_workers(), memory_mb=MEMORY_MB)
 
 
 def _judged(pairs: Sequence[Pair], timeout_seconds: float, backend: str) -> list[Verdict]:
