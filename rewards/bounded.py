@@ -6,7 +6,6 @@ For rewards that bound themselves: a direct call, from any thread, is then as sa
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,7 +21,7 @@ def bounded(function: Callable[[Any], Any], calls: Sequence[Any], *, timeout_sec
     """
     if worker_process.inside_worker:
         return [function(call) for call in calls]
-    return _pool(os.getpid()).run("apply", [(function, call) for call in calls], timeout_seconds=timeout_seconds)
+    return _pool().run("apply", [(function, call) for call in calls], timeout_seconds=timeout_seconds)
 
 
 def _apply(pair: tuple[Callable[[Any], Any], Any]) -> Any:
@@ -31,6 +30,5 @@ def _apply(pair: tuple[Callable[[Any], Any], Any]) -> Any:
 
 
 @functools.cache
-def _pool(process_id: int) -> Pool:
-    """One a process: a fork must not share its parent's worker, nor a lock that somebody held when it was forked."""
+def _pool() -> Pool:
     return Pool({"apply": _apply})

@@ -48,6 +48,8 @@ class Plan:
     tests: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     """What the program must define."""
+    modules: tuple[str, ...] = ()
+    """What the tests import."""
     cases: tuple[Case, ...] = ()
 
     @property
@@ -89,7 +91,7 @@ def _calls(tests: str | tuple[str, ...], entry_point: str | None) -> Plan:
     if isinstance(tests, str) and defines_check:
         if not entry_point:
             raise ValueError("tests that define check(candidate) must come with entry_point")
-        return Plan((f"{tests}\n\ncheck({entry_point})\n",), (entry_point,))
+        return Plan((f"{tests}\n\ncheck({entry_point})\n",), (entry_point,), _modules(trees))
     for tree in trees:
         _refuse_what_tests_nothing(tree)
     if isinstance(tests, str):
@@ -100,7 +102,17 @@ def _calls(tests: str | tuple[str, ...], entry_point: str | None) -> Plan:
             statements += ["\n".join([*before, calls[0]]), *calls[1:]]
     else:
         statements = ["\n".join([s, *_never_called(tree)]) for s, tree in zip(sources, trees, strict=True)]
-    return Plan(tuple(statements), (entry_point,) if entry_point else tuple(_free_names(trees)))
+    names = (entry_point,) if entry_point else tuple(_free_names(trees))
+    if not names:  # `assert sum(10, 15) == 25` would test Python's own
+        raise ValueError(f"tests must use a name of the program alone, or come with entry_point: {tests!r}"[:300])
+    return Plan(tuple(statements), names, _modules(trees))
+
+
+def _modules(trees: Sequence[ast.Module]) -> tuple[str, ...]:
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    whole = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    parts = [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level]
+    return tuple(dict.fromkeys([*whole, *parts]))
 
 
 def _never_called(tree: ast.Module) -> list[str]:

@@ -6,6 +6,7 @@ Only this process and the server hold the line to the trainer; the program knows
 from __future__ import annotations
 
 import builtins
+import importlib
 import json
 import os
 from collections.abc import Callable
@@ -55,6 +56,12 @@ def _run(job: dict[str, Any], program: _Program, tell: Tell) -> None:
         exec(compile(job["setup"], "<setup>", "exec"), namespace)
     except Exception as error:  # noqa: BLE001 - the data set's fault, whatever it is; the trainer tells it
         tell({"setup": first_line(error)})
+        return
+    try:
+        for module in job["modules"]:
+            importlib.import_module(module)
+    except ImportError as error:
+        tell({"setup": f"the tests' own import: {first_line(error)}"})
         return
     try:
         if job["same_process"]:

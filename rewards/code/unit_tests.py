@@ -133,6 +133,7 @@ class UnitTests:
             "program": program,
             "tests": plan.tests,
             "names": plan.names,
+            "modules": plan.modules,
             "setup": setup,
             "same_process": self.same_process,
         }

@@ -333,3 +333,16 @@ def test_a_long_line_behind_a_fence_is_looked_at_once():
     started = time.monotonic()
     assert program_of("```" + "a" * 200_000 + "`") == "```" + "a" * 200_000 + "`"
     assert time.monotonic() - started < 10
+
+
+def test_what_the_tests_cannot_import_is_the_datas_fault():
+    with pytest.raises(ValueError, match="the tests' own import: ModuleNotFoundError: No module named"):
+        UnitTests()(completion="def f(): return 1", tests="import no_such_module\nassert f() == 1")
+    assert UnitTests()(completion="def f(): return 1", tests="import math\nassert f() == math.floor(1.5)").value == 1.0
+
+
+def test_tests_of_a_name_that_python_has_need_an_entry_point():
+    program, tests = "def sum(a, b): return a + b", "assert sum(10, 15) == 25"
+    with pytest.raises(ValueError, match="a name of the program alone, or come with entry_point"):
+        UnitTests()(completion=program, tests=tests)
+    assert UnitTests()(completion=program, tests=tests, entry_point="sum").value == 1.0
