@@ -165,10 +165,6 @@ def test_rewards_work_in_a_thread():
     assert found == [[1.0, 2.0, 3.0]]
 
 
-def in_child(scorer, results):
-    results.put(scored(scorer))
-
-
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 @pytest.mark.parametrize("daemon", [True, False])
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
@@ -180,7 +176,7 @@ def test_rewards_work_in_worker_processes_such_as_a_data_loaders(method, daemon)
         results = context.Queue()
         if method == "fork":  # as where another thread was in the midst of scoring
             scorer._executor._pool._lock.acquire()
-        child = context.Process(target=in_child, args=(scorer, results), daemon=daemon)
+        child = context.Process(target=user_rewards.put_lengths, args=(scorer, results), daemon=daemon)
         child.start()
         assert results.get(timeout=60) == [1.0, 2.0, 3.0]
         child.join(30)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 
-from rewards import Score
+from rewards import Sample, Score
 
 
 def brevity(completion: str, *, limit: int = 10, **_) -> float:
@@ -123,3 +123,9 @@ class CountingBatches(Counting):
     def score_batch(self, samples):
         self.seen.append([sample.completion for sample in samples])
         return [len(sample.completion) for sample in samples]
+
+
+def put_lengths(scorer, results):
+    """What a process of its own, started by a test, does with a scorer of `length`."""
+    with scorer:
+        results.put([verdict.value for verdict in scorer.score([Sample("", "x" * n) for n in (1, 2, 3)])])
