@@ -28,20 +28,29 @@ def clipped_surrogate(
     *,
     clip_low: float,
     clip_high: float,
+    ratio_cap: float | None = None,
     mask: Bool[Tensor, "*shape"] | None = None,
 ) -> Float[Tensor, "*shape"]:
     """The negated clipped objective: `-min(ratio A, clip(ratio, 1 - clip_low, 1 + clip_high) A)`.
 
-    `advantage` is one a token or one a row (`N` or `N 1`). Raises `ValueError` unless `0 <= clip_low <= 1` and
-    `clip_high >= 0`: both are distances from 1, never absolute bounds.
+    `advantage` is one a token or one a row (`N` or `N 1`). With a `ratio_cap` it is `min(ratio, ratio_cap)` that takes
+    part: a negative advantage, which the clip leaves free above, then costs at most `ratio_cap` times as much. Raises
+    `ValueError` unless `0 <= clip_low <= 1`, `clip_high >= 0` (both are distances from 1, never absolute bounds) and
+    `ratio_cap > 1 + clip_high` (this one is a ratio).
 
-    Source: arXiv 1707.06347 (PPO), equation 7; two distances as in arXiv 2503.14476 (DAPO), equation 10.
+    Source: arXiv 1707.06347 (PPO), equation 7; two distances as in arXiv 2503.14476 (DAPO), equation 10; the cap is
+    arXiv 1912.09729's dual clip (equation 5, c) and arXiv 2505.07291's two-sided clip (equation 3, delta), which are
+    the same.
 
     >>> clipped_surrogate(*torch.tensor([[-1.8], [-2.1], [0.2]]), clip_low=0.2, clip_high=0.2)
     tensor([-0.2400])
     """
     _check_clip(clip_low, clip_high)
+    if ratio_cap is not None and not ratio_cap > 1 + clip_high:
+        raise ValueError(f"ratio_cap must be above 1 + clip_high = {1 + clip_high:g} (it is a ratio), got {ratio_cap}")
     ratio, advantage = _ratio_and_advantage(logprob, old_logprob, advantage, mask)
+    if ratio_cap is not None:
+        ratio = ratio.clamp(max=ratio_cap)
     return _keep(mask, -torch.minimum(ratio * advantage, ratio.clamp(1 - clip_low, 1 + clip_high) * advantage))
 
 

@@ -34,16 +34,20 @@ class GRPO:
     def update(self, rollout: Rollout) -> dict[str, float]:
         """Learn from one rollout; returns metrics."""
         rollout = annotate(rollout, self.policy, self.reference, self.config.optim)
-        returns = self._shaped(rollout).returns
-        advantage = group_advantages(returns, rollout.problem, scale=self.config.scale_advantages, valid=rollout.valid)
+        advantage = self.advantages(rollout)
         learned = self.optimizer.descend(
             lambda rows: self.loss(rollout[rows], advantage[rows]),
             rollout,
             skip=None if self._penalizes or self.config.entropy_coef else advantage == 0,
             max_tokens=rollout.mask.shape[1],
         )
-        flat = float(zero_variance_share(returns, rollout.problem, rollout.valid))
+        flat = float(zero_variance_share(self._shaped(rollout).returns, rollout.problem, rollout.valid))
         return {**learned, **kl_metrics(rollout), "groups/zero_variance_share": flat}
+
+    def advantages(self, rollout: Rollout) -> Float[Tensor, "N"]:
+        """How much better each completion is than the others of its prompt, from the shaped rewards."""
+        returns = self._shaped(rollout).returns
+        return group_advantages(returns, rollout.problem, scale=self.config.scale_advantages, valid=rollout.valid)
 
     def loss(self, rollout: Rollout, advantage: Float[Tensor, "N"]) -> TokenLoss:
         """The negated clipped objective and, with `kl_in=loss`, the KL to the reference, per token."""
