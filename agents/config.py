@@ -20,10 +20,12 @@ from agents.optim import require
 from agents.policy.hardware import PRECISIONS
 from agents.policy.loading import TinyConfig
 from agents.ppo import PPOConfig
+from agents.trpo import TRPOConfig
 from rewards.preference.config import TrainConfig as RewardModelConfig
 from rewards.preference.lora import LoraConfig
 
-AgentConfig = GRPOConfig | PPOConfig
+AgentConfig = GRPOConfig | PPOConfig | TRPOConfig
+AGENTS: dict[str, type[AgentConfig]] = {"grpo": GRPOConfig, "ppo": PPOConfig, "trpo": TRPOConfig}
 CHOOSE = "choose"
 """What stands in `conf/policy/hf.yaml` until a model is named (a missing value would not replace the default)."""
 
@@ -223,15 +225,15 @@ def register() -> None:
     """Make the dataclasses known to Hydra: `train_schema` and the group `agent`."""
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
-    store.store(group="agent", name="grpo", node=GRPOConfig)
-    store.store(group="agent", name="ppo", node=PPOConfig)
+    for name, node in AGENTS.items():
+        store.store(group="agent", name=name, node=node)
     store.store(group="preparation", name="preferences", node=PreferencesConfig)
 
 
 def from_settings(settings: Mapping[str, Any]) -> TrainConfig:
     """The dataclasses behind settings that a run's folder holds. Raises `ValueError` where they are not a run's."""
     try:
-        schema = OmegaConf.structured({"grpo": GRPOConfig, "ppo": PPOConfig}[settings["agent"]["name"]])
+        schema = OmegaConf.structured(AGENTS[settings["agent"]["name"]])
         groups = {"agent": OmegaConf.merge(schema, settings["agent"])}
         if settings.get("preparation") is not None:
             groups["preparation"] = OmegaConf.merge(OmegaConf.structured(PreferencesConfig), settings["preparation"])
@@ -250,11 +252,29 @@ def typed(composed: DictConfig) -> TrainConfig:
     assert isinstance(config, TrainConfig)
     require(
         isinstance(config.agent, AgentConfig),
-        f"agent must be grpo or ppo, got {config.agent!r}: choose one with agent=grpo or agent=ppo",
+        f"agent must be one of {', '.join(AGENTS)}, got {config.agent!r}: choose one with agent=grpo or agent=ppo",
     )
+    check_agent(config)
     require(
         config.preparation is None or isinstance(config.preparation, PreferencesConfig),
         f"preparation must be preferences or null, got {config.preparation!r}: choose it with preparation=preferences",
     )
     require(config.task is not None, "task must be chosen: task=arithmetic, or task=jsonl task.path=problems.jsonl")
     return config
+
+
+def check_agent(config: TrainConfig) -> None:
+    """Raise `ValueError` for what an agent cannot do with the rest of the run's settings."""
+    if isinstance(config.agent, TRPOConfig):
+        require(
+            config.policy.precision != "bfloat16",
+            "policy.precision must be float32 or auto with agent=trpo (the curvature is a difference of gradients that "
+            "lie close together, which bfloat16 rounds away), got 'bfloat16'",
+        )
+    if isinstance(config.agent, PPOConfig):
+        warmup = config.agent.critic_warmup
+        require(
+            warmup < config.iterations,
+            f"agent.critic_warmup must be below iterations = {config.iterations} (else the actor never learns), "
+            f"got {warmup}",
+        )
