@@ -111,8 +111,25 @@ class TRPO:
 
     def _move(self, surface: Surface) -> dict[str, float]:
         """Take the step, or none; returns metrics."""
-        c, start = self.config, surface.here()
+        start = surface.here()
         gradient, metrics = surface.ascent()
+        try:
+            found, residual = self._search(surface, start, gradient)
+        except BaseException:
+            surface.put(start)
+            raise
+        surface.put(found.weights)
+        return metrics | {
+            "approx_kl": found.kl,
+            "grad_norm": float(gradient.norm()),
+            "conjugate_gradient/residual": residual,
+            "line_search/accepted": float(found.accepted),
+            "line_search/backtracks": float(found.backtracks),
+            "line_search/improvement": found.improvement,
+        }
+
+    def _search(self, surface: Surface, start: Tensor, gradient: Tensor) -> tuple[Search, float]:
+        c = self.config
         step, residual = natural_step(
             start,
             gradient,
@@ -123,20 +140,12 @@ class TRPO:
             steps=c.conjugate_gradient_steps,
             tolerance=c.conjugate_gradient_tolerance,
         )
-        found = Search(start, accepted=False, backtracks=0)
-        if step is not None:
-            found = line_search(
-                start, step, surface.measure, max_kl=c.max_kl, tries=c.line_search_steps, shrink=c.line_search_shrink
-            )
-        surface.put(found.weights)
-        return metrics | {
-            "approx_kl": found.kl,
-            "grad_norm": float(gradient.norm()),
-            "conjugate_gradient/residual": residual,
-            "line_search/accepted": float(found.accepted),
-            "line_search/backtracks": float(found.backtracks),
-            "line_search/improvement": found.improvement,
-        }
+        if step is None:
+            return Search(start, accepted=False, backtracks=0), residual
+        found = line_search(
+            start, step, surface.measure, max_kl=c.max_kl, tries=c.line_search_steps, shrink=c.line_search_shrink
+        )
+        return found, residual
 
     def state(self) -> dict[str, Any]:
         """Everything that the next update depends on."""
