@@ -219,6 +219,36 @@ class TrainConfig:
         )
         require(self.threads is None or self.threads >= 1, f"threads must be at least 1 or null, got {self.threads}")
         require(self.seed >= 0, f"seed must be at least 0, got {self.seed}")
+        if isinstance(self.agent, AgentConfig):
+            self._check_agent()
+            self._check_reference()
+
+    def _check_agent(self) -> None:
+        require(
+            not isinstance(self.agent, TRPOConfig) or self.policy.precision != "bfloat16",
+            "policy.precision must be float32 or auto with agent=trpo (the curvature is a difference of gradients that "
+            f"lie close together, which bfloat16 rounds away), got {self.policy.precision!r}",
+        )
+        warmup = self.agent.critic_warmup if isinstance(self.agent, PPOConfig) else 0
+        require(
+            warmup < self.iterations,
+            f"agent.critic_warmup must be below iterations = {self.iterations} (else the actor never learns), "
+            f"got {warmup}",
+        )
+
+    def _check_reference(self) -> None:
+        policy, every = self.policy, self.agent.reference_every
+        whole = policy.top_k == 0 and policy.top_p == 1
+        require(
+            whole or self.agent.kl_kind != "full",
+            "agent.kl_estimator=full needs every token to have a probability: policy.top_k must be 0 and policy.top_p "
+            f"1, got {policy.top_k} and {policy.top_p}",
+        )
+        require(
+            every is None or policy.adapter is None,
+            f"agent.reference_every={every} needs weights of the reference's own; under an adapter it is the policy "
+            f"without the adapter: policy.lora.rank must be 0, got {policy.adapter and policy.adapter.rank}",
+        )
 
 
 def register() -> None:
@@ -254,27 +284,9 @@ def typed(composed: DictConfig) -> TrainConfig:
         isinstance(config.agent, AgentConfig),
         f"agent must be one of {', '.join(AGENTS)}, got {config.agent!r}: choose one with agent=grpo or agent=ppo",
     )
-    check_agent(config)
     require(
         config.preparation is None or isinstance(config.preparation, PreferencesConfig),
         f"preparation must be preferences or null, got {config.preparation!r}: choose it with preparation=preferences",
     )
     require(config.task is not None, "task must be chosen: task=arithmetic, or task=jsonl task.path=problems.jsonl")
     return config
-
-
-def check_agent(config: TrainConfig) -> None:
-    """Raise `ValueError` for what an agent cannot do with the rest of the run's settings."""
-    if isinstance(config.agent, TRPOConfig):
-        require(
-            config.policy.precision != "bfloat16",
-            "policy.precision must be float32 or auto with agent=trpo (the curvature is a difference of gradients that "
-            "lie close together, which bfloat16 rounds away), got 'bfloat16'",
-        )
-    if isinstance(config.agent, PPOConfig):
-        warmup = config.agent.critic_warmup
-        require(
-            warmup < config.iterations,
-            f"agent.critic_warmup must be below iterations = {config.iterations} (else the actor never learns), "
-            f"got {warmup}",
-        )

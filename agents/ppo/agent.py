@@ -2,8 +2,8 @@
 
 `collect` has run the old policy, frozen, and kept its log-probabilities (1, 2); here advantages and value targets are
 made (3), and several epochs of minibatches descend (4); then old = new. The KL to a reference policy is paid per token
-in the reward (arXiv 2203.02155). The value loss and the entropy bonus stand in one loss with the objective; actor and
-critic have learning rates of their own.
+in the reward (arXiv 2203.02155) unless asked for elsewhere. The value loss and the entropy bonus stand in one loss with
+the objective; actor and critic have learning rates of their own.
 
 In files of their own: `objective` (clipped, or with a KL penalty), `values` (the critic's scale), and, shared with
 others, `agents.credit` (truncation, what is paid, GAE), `agents.kl` and `agents.entropy` (who sets the weights).
@@ -20,10 +20,10 @@ from torch import Tensor
 
 from agents import entropy
 from agents.advantages import whiten
-from agents.annotate import annotate, kl_metrics
+from agents.annotate import annotate, kl_metrics, pay_kl
 from agents.credit import bounded, counted, credit, critic_metrics, penalized, whitened
 from agents.entropy import EntropyControl
-from agents.kl import Controller, k3, shaped_reward
+from agents.kl import Controller, k3, kl_penalty
 from agents.losses import entropy_bonus, sampler_correction, value_loss
 from agents.optim import Optimizer, TokenLoss
 from agents.policy import Policy
@@ -31,6 +31,7 @@ from agents.ppo import values
 from agents.ppo.config import PPOConfig
 from agents.ppo.objective import objective
 from agents.ppo.values import ValueScale
+from agents.reference import load_reference, reference_state, renew
 from agents.rollout import Rollout
 
 
@@ -49,8 +50,8 @@ class PPO:
     def update(self, rollout: Rollout) -> dict[str, float]:
         """Learn from one rollout; returns metrics."""
         c = self.config
-        rollout = counted(annotate(rollout, self.policy, self.reference, c.optim), c.truncation)
-        rollout = self._in_reward_units(rollout)
+        rollout = annotate(rollout, self.policy, self.reference, c.optim, exact_kl=c.kl_coef > 0 and c.kl_in == "both")
+        rollout = self._in_reward_units(counted(rollout, c.truncation))
         advantage, target = self.advantages(rollout)
         self._rescale(target, rollout)
         warming_up = self.optimizer.num_updates < c.critic_warmup
@@ -64,6 +65,8 @@ class PPO:
         metrics = {**learned, **kl_metrics(rollout), **critic_metrics(rollout, target), **self._weights()}
         if rollout.trainable.any() and not warming_up:  # else nothing has moved that could be adapted to
             self._adapt(metrics, len(rollout))
+        if self.reference is not None and c.reference_every and self.optimizer.num_updates % c.reference_every == 0:
+            renew(self.reference, self.policy)
         return metrics
 
     def _weights(self) -> dict[str, float]:
@@ -111,11 +114,8 @@ class PPO:
         """The environment's rewards, clipped, less the penalty for being cut, less the KL, on a scale of their own."""
         c = self.config
         rollout = penalized(bounded(rollout, c.reward_clip), c.truncation_penalty)
-        if self.reference is not None:
-            old, reference = rollout.known("old_logprob"), rollout.known("reference_logprob")
-            rollout = rollout.with_(
-                reward=shaped_reward(rollout.reward, old, reference, rollout.trainable, beta=self.kl.beta)
-            )
+        if self.reference is not None and c.kl_in != "loss":
+            rollout = pay_kl(rollout, self.kl.beta)
         return whitened(rollout, c.whiten_rewards)
 
     def loss(self, rollout: Rollout, advantage: Float[Tensor, "N A"], target: Float[Tensor, "N A"]) -> TokenLoss:
@@ -123,7 +123,9 @@ class PPO:
         c, device = self.config, self.policy.device
         rollout, advantage, target = counted(rollout, c.truncation).to(device), advantage.to(device), target.to(device)
         mask, old = rollout.trainable, rollout.known("old_logprob")
-        scores = self.policy.evaluate(rollout, with_entropy=self.entropy.wants_entropy)
+        penalizes = self.reference is not None and c.kl_in != "reward"
+        exact_to = self.reference if penalizes and c.kl_kind == "full" else None
+        scores = self.policy.evaluate(rollout, with_entropy=self.entropy.wants_entropy, kl_to=exact_to)
         assert scores.value is not None
         loss, report = objective(c, scores.logprob, old, advantage, mask, penalty=self.penalty)
         if c.sampler_correction is not None:
@@ -139,6 +141,11 @@ class PPO:
         if scores.entropy is not None:
             loss = loss + entropy_bonus(scores.entropy, coefficient=self.entropy.weight, mask=mask)
             report["entropy/update"] = scores.entropy.detach()
+        if penalizes:
+            reference = rollout.known("reference_logprob")
+            kl = kl_penalty(scores.logprob, reference, c.kl_kind, old_logprob=old, exact=scores.kl, mask=mask)
+            loss = loss + self.kl.beta * kl
+            report["kl/loss"] = kl.detach()
         if rollout.reference_logprob is not None:
             report["kl/reference_now"] = k3(scores.logprob.detach(), rollout.reference_logprob)
         return TokenLoss(loss, report, scores.logprob.detach())
@@ -156,6 +163,7 @@ class PPO:
             "penalty_beta": None if self.penalty is None else self.penalty.beta,
             "entropy": entropy.control_state(self.entropy),
             "values": None if self.values is None else self.values.state(),
+            "reference": reference_state(self.reference, self.config.reference_every),
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
@@ -166,3 +174,4 @@ class PPO:
             self.penalty = replace(self.penalty, beta=state["penalty_beta"])  # type: ignore[type-var]
         self.entropy = entropy.restored(self.entropy, state.get("entropy", {}))
         self.values = values.restored(self.values, state.get("values"))
+        load_reference(self.reference, state.get("reference"))

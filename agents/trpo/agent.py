@@ -17,9 +17,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from agents.advantages import whiten
-from agents.annotate import annotate, kl_metrics
+from agents.annotate import annotate, kl_metrics, pay_kl
 from agents.credit import counted, credit, critic_metrics, penalized
-from agents.kl import k3, shaped_reward
+from agents.kl import k3
 from agents.losses import penalty_surrogate, value_loss
 from agents.optim import Optimizer, TokenLoss
 from agents.policy import Policy
@@ -65,10 +65,7 @@ class TRPO:
         c, rollout = self.config, counted(rollout, self.config.truncation)
         rollout = penalized(rollout, c.truncation_penalty)
         if self.reference is not None:
-            old, reference = rollout.known("old_logprob"), rollout.known("reference_logprob")
-            rollout = rollout.with_(
-                reward=shaped_reward(rollout.reward, old, reference, rollout.trainable, beta=c.kl_coef)
-            )
+            rollout = pay_kl(rollout, c.kl_coef)
         advantage, target = credit(rollout, gamma=c.gamma, lam=c.lam, truncation=c.truncation)
         return (whiten(advantage, rollout.trainable) if c.whiten_advantages else advantage), target
 

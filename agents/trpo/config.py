@@ -74,6 +74,16 @@ class TRPOConfig:
         return self.kl_coef > 0
 
     @property
+    def reference_every(self) -> int | None:
+        """The reference stays as it was before training."""
+        return None
+
+    @property
+    def kl_kind(self) -> str:
+        """What is paid in the reward."""
+        return "k1"
+
+    @property
     def value_gradient(self) -> bool:
         """The trunk is moved by the trust region's step alone: a gradient of the value's would leave it unasked."""
         return False

@@ -64,7 +64,9 @@ def test_the_fisher_product_is_that_of_the_policy_with_all_its_actions_summed():
         surface.put(weights)
 
         def loss(rows):
-            return TokenLoss(agent.kl_loss(rollout[rows]).loss * mass[rows] * ACTIONS)  # the mean divides by their number
+            return TokenLoss(
+                agent.kl_loss(rollout[rows]).loss * mass[rows] * ACTIONS
+            )  # the mean divides by their number
 
         agent.optimizer.accumulate(loss, rollout, torch.arange(ACTIONS))
         return take_gradient(surface.parameters)
