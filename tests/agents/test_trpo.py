@@ -1,19 +1,27 @@
 """TRPO on tiny random policies: the Fisher matrix, the bound, what moves and what does not."""
 
 import copy
+import json
 import math
 
 import pytest
 import torch
+from finished_runs import finish_run
 from small import distance, make_rollout, prompts_of, soiled, weights_of, widened, with_critic
 from test_optim import seven_rows
 
+from agents.chat import ChatConfig, build_chat, converse
+from agents.config import PolicyConfig
+from agents.evaluate import EvaluateConfig, evaluate
+from agents.export import export
 from agents.kl import k3
 from agents.optim import OptimConfig, Optimizer, TokenLoss
+from agents.policy.loading import TinyConfig
 from agents.trpo import TRPO, TRPOConfig
 from agents.trpo.agent import some_problems
 from agents.trpo.trust_region import fisher_product, natural_step
 from agents.trpo.weights import read, take_gradient, write
+from rewards.preference.lora import LoraConfig
 
 ACTIONS = 35
 
@@ -268,3 +276,21 @@ def test_weights_are_written_bit_for_bit():
     assert not torch.equal(parameters[0], expected[0])
     write(parameters, flat)
     assert all(torch.equal(p, e) for p, e in zip(parameters, expected, strict=True))
+
+
+def test_a_run_under_an_adapter_with_a_reference_is_examined_exported_and_talked_to(tmp_path):
+    """The whole way; `precision=auto` is float32, whatever the machine could do."""
+    tiny = TinyConfig(hidden_size=16, num_layers=1, num_heads=2)
+    agent = TRPOConfig(prompts=2, group_size=4, kl_coef=0.1, conjugate_gradient_steps=3)
+    run = finish_run(tmp_path, agent=agent, policy=PolicyConfig("tiny", tiny=tiny, lora=LoraConfig(rank=2)))
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert any(record["line_search/accepted"] for record in records)
+    assert all(record["approx_kl"] <= 0.01 for record in records)
+    assert all("kl" in record for record in records)
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["precision"] == "float32"
+    assert evaluate(EvaluateConfig(run=str(run), samples=0))[0]["accuracy"] == summary["accuracy"]["after"]
+    assert "with TRPO on" in (export(str(run), str(tmp_path / "model"), say=str) / "README.md").read_text()
+    written = []
+    converse(build_chat(ChatConfig(run=str(run), seed=0, greedy=True), str), ["1="], written.append)
+    assert written
