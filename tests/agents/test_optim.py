@@ -68,6 +68,7 @@ AGENTS = {
     "ppo with a reference": (lambda **s: ppo(reference=small_policy(seed=3), **s), {"kl_coef": 0.1}),
     "ppo separate critic": (lambda **s: ppo(with_critic(separate=True), **s), {}),
     "ppo penalty": (ppo, {"objective": "penalty"}),
+    "ppo with all that adapts": (ppo, {"normalize_values": True, "whiten_rewards": "tokens", "entropy_target": 9.0}),
 }
 every_agent = pytest.mark.parametrize(("make", "settings"), AGENTS.values(), ids=list(AGENTS))
 
