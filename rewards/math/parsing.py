@@ -13,7 +13,7 @@ from sympy import Add, Expr, Integer, Mul, Pow, Rational, Symbol
 
 from rewards.math.budgets import MAX_DEPTH, MAX_TOKENS, binomial, factorial, literal, power
 from rewards.math.functions import CONSTANTS, GREEK, INVERSES, ROUNDED, UNARY
-from rewards.math.tokens import FUNCTIONS, ParseError, Token, UnfinishedError
+from rewards.math.tokens import DECORATIONS, FUNCTIONS, ParseError, Token, UnfinishedError
 
 END = Token("end", "")
 
@@ -115,7 +115,7 @@ class FormulaParser:
         token = self.next
         if token.kind == "command":
             known = token.text in FUNCTIONS or token.text in CONSTANTS or token.text in ROUNDED
-            return known or token.text == "frac" or token.text in GREEK
+            return known or token.text == "frac" or token.text in GREEK or token.text in DECORATIONS
         if token.kind in ("number", "repeating", "letter", "roman"):
             return True
         return self.is_next("(", "{") or (self.is_next("|") and not self.open_bars)
@@ -240,7 +240,16 @@ class FormulaParser:
             return function(inside, evaluate=False)
         if name in GREEK:
             return self._symbol(name)
+        if name in DECORATIONS:
+            return self._decorated(DECORATIONS[name])
         raise ParseError(f"{name!r} is not known")
+
+    def _decorated(self, sign: str) -> Expr:
+        r"""An unknown of its own, whatever the sign above it means: `\overline{z+w}`, `\hat\theta`."""
+        inside = self._atom()
+        if inside.is_number:
+            raise ParseError(f"a number under a {sign} is not read")
+        return self._symbol(f"{sign} {inside}")
 
     def _fraction(self) -> Expr:
         if _DERIVATIVE.match("".join(token.text for token in self.tokens[self.position : self.position + 12])):
