@@ -62,8 +62,10 @@ def _parsed_key(text: str) -> Answer:
 
 
 def _readings(pair: Pair, key: Answer, answer: Answer) -> Iterator[tuple[Answer, Answer]]:
-    """As read, and with `100,200,300` as a list where the other side is one."""
+    r"""As read; the solution 5 as all of `\{5\}`; and `100,200,300` as a list where the other side is one."""
     yield key, answer
+    if {key.kind, answer.kind} == {"value", "set"}:
+        yield tuple(side if side.kind == "set" else Answer("set", (side,)) for side in (key, answer))  # type: ignore[misc]
     if answer.kind == "value" != key.kind and "," in pair.answer:
         yield key, parse_answer(pair.answer, thousands=False)
     if key.kind == "value" != answer.kind and pair.key.count(",") > 1:
@@ -72,6 +74,10 @@ def _readings(pair: Pair, key: Answer, answer: Answer) -> Iterator[tuple[Answer,
 
 def same(key: Answer, answer: Answer, pair: Pair) -> bool:
     """Whether two trees say the same under the rules of `pair`. Raises `UnfinishedError`."""
+    if key.quantity and answer.unit:
+        key = key.quantity
+    elif answer.quantity and key.unit:
+        answer = answer.quantity
     if key.unit and answer.unit and key.unit != answer.unit:
         return False
     kinds = {key.kind, answer.kind}
@@ -112,9 +118,17 @@ def _as_one_kind(key: Answer, answer: Answer, pair: Pair) -> tuple[Answer, Answe
         return key.interval, answer
     if answer.interval and key.kind in sets and pair.inequalities:
         return key, answer.interval
-    if {key.kind, answer.kind} == {"list", "union"}:
+    kinds = {key.kind, answer.kind}
+    if kinds == {"list", "union"}:
         return _union(key), _union(answer)
+    if kinds == {"matrix", "tuple"} and "()" in (key.detail, answer.detail):
+        return _column(key), _column(answer)
     return None
+
+
+def _column(answer: Answer) -> Answer:
+    """`(1, 2)` as the column that a vector is."""
+    return answer if answer.kind == "matrix" else Answer("matrix", answer.items, detail=f"{len(answer.items)}x1")
 
 
 def _equation(answer: Answer) -> Answer:

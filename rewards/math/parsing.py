@@ -80,6 +80,8 @@ class FormulaParser:
             elif self.is_next("/"):
                 self.take()
                 factors.append(Pow(self._signed(), Integer(-1), evaluate=False))
+                if self._starts_factor() and not all(_is_literal(factor) for factor in factors):
+                    raise ParseError("what stands behind a divisor may be above or below the line")
             elif self._starts_factor():
                 self._append_implicit(factors)
             else:
@@ -301,6 +303,11 @@ def _negative(value: Expr) -> Expr:
     if value is sympy.oo:
         return -sympy.oo
     return -value if isinstance(value, Rational) else Mul(Integer(-1), value, evaluate=False)
+
+
+def _is_literal(factor: Expr) -> bool:
+    """Whether a factor or divisor is a plain number: `1/2 x` is half of x, but `a/bc` may be either."""
+    return isinstance(factor.base if isinstance(factor, Pow) else factor, Rational)
 
 
 def _is_proper(part: Expr) -> bool:

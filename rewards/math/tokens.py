@@ -131,8 +131,10 @@ def _repeating(text: str) -> str:
 
 
 def _decorated(text: str) -> str:
-    r"""`bar z` of `\overline{z}`; but `v` of a vector `\vec{v}` and `AB` of a segment `\overline{AB}`, as most write it.
-    An arrow over two points is not their distance."""
+    r"""`bar z` of `\overline{z}`; but `v` of a vector `\vec{v}` and `AB` of a segment `\overline{AB}`, as most write.
+
+    An arrow over two points is not their distance.
+    """
     sign, letters = re.findall(r"[a-zA-Z]+", text)
     is_segment = sign == "overline" and len(letters) == 2 and letters.isupper()
     if sign in DECORATIONS and not is_segment:
@@ -146,6 +148,8 @@ def _text_tokens(text: str) -> list[Token]:
         return [Token("sign", ",")] if text else []
     if lowered in UNFINISHED:
         raise UnfinishedError(f"{lowered} is still to be worked out")
+    if text[0].isdigit() or (text[0] in "-+." and text[1:2].isdigit()):
+        return tokenize(text)
     if text[0] in "%\u00b0":
         return [Token("sign", text[0]), *_text_tokens(text[1:].strip())]
     if len(text) == 1 and text.isalpha():

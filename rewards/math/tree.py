@@ -33,6 +33,8 @@ class Answer:
     letters: tuple[str, ...] = ()
     """Of a value that is nothing but letters: these, as they stand together."""
     unit: str = ""
+    quantity: Answer | None = None
+    """Of a number with letters behind it, `5 m`: the number with that unit."""
     name: str = ""
     """What the answer was said to equal: `x` of `x = 5`."""
     named: Expr | None = None

@@ -189,3 +189,45 @@ def test_named_values_are_no_set_of_numbers(key, answer):
 )
 def test_named_values_in_any_order_say_the_same(key, answer):
     assert check(answer, key).value == 1.0
+
+
+@pytest.mark.parametrize(
+    ("key", "answer"),
+    [
+        (r"\vec{a} \times \vec{b}", r"\vec{b} \times \vec{a}"),
+        (r"\frac{ac}{b}", "a/bc"),  # or is it a/(bc)?
+        (r"\frac{x}{2y}", "x/2y"),
+        (r"\mathbb{R}\setminus\{1,2\}", r"x \ne 2"),
+        (r"50\text{ km/h}", "50 m/s"),
+        (r"5\text{ m}", "5 cm"),
+        (r"\{\{1\}\}", r"\{1\}"),
+        (r"\begin{pmatrix}1\\2\end{pmatrix}", "(2,1)"),
+        ("0.667", "2/3=0.767"),
+    ],
+)
+def test_other_values_are_refused(key, answer):
+    (score,) = MathAnswer().score_batch([_sample(answer, key)])
+    assert getattr(score, "value", 0.0) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("key", "answer"),
+    [
+        ("42", r"\textbf{42}"),
+        ("3", r"\text{3 apples}"),
+        (r"5\text{ m}", "5 m"),
+        (r"50\text{ km/h}", "50 km/h"),
+        ("9.8 m/s^2", r"9.8\ \mathrm{m/s^2}"),
+        (r"5000\text{ m}", r"5\text{ km} = 5000\text{ m}"),
+        ("2m", "m+m"),
+        (r"\mathbb{R}\setminus\{2, 1\}", r"(-\infty,1)\cup(1,2)\cup(2,\infty)"),
+        (r"\{1\}", "x=1"),
+        (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\langle 1,2 \rangle"),
+        ("0.667", "2/3=0.667"),
+        ("1", "|AB|=1"),
+        (r"\frac{x}{2}+3", "1/2x+3"),
+        ("5", r"5 \$"),
+    ],
+)
+def test_the_same_value_in_another_dress_is_accepted(key, answer):
+    assert check(answer, key).value == 1.0
