@@ -24,34 +24,34 @@ def told(part, *samples):
     ("part", "samples", "timeouts"),
     [
         (
-            MathAnswer(timeout_seconds=0.3),
+            MathAnswer(timeout_seconds=1.5),
             [Sample("", SLOW_SINE, row=ANSWER), Sample("", r"\boxed{1+x}", row=ANSWER), Sample("", "", row=ANSWER)],
             1,
         ),
         (
-            PartialCredit(value=MathAnswer(timeout_seconds=0.3)),
+            PartialCredit(value=MathAnswer(timeout_seconds=1.5)),
             [Sample("", SLOW_SINE, row=ANSWER), Sample("", r"\boxed{1+x}", row=ANSWER)],
             1,
         ),
         (
-            UnitTests(timeout_seconds=0.5),
+            UnitTests(timeout_seconds=1.5),
             [Sample("", "while True: pass", row=TESTS), Sample("", "def f(): return 3", row=TESTS)],
             1,
         ),
         (
-            UnitTests(timeout_seconds=0.5),
+            UnitTests(timeout_seconds=1.5),
             [Sample("", "while True: pass", row={"tests": [{"input": "", "output": "3"}] * 2})],
             1,
         ),
         (RegexReward(SLOW_PATTERN, timeout_seconds=0.2), [Sample("", "1," * 26), Sample("", "a")], 1),
         (
-            {"fn": RegexReward(SLOW_PATTERN, timeout_seconds=600.0), "timeout_seconds": 0.3},
+            {"fn": RegexReward(SLOW_PATTERN, timeout_seconds=600.0), "timeout_seconds": 1.0},
             [Sample("", "1," * 26), Sample("", "a")],
             1,
         ),
         (
             {
-                "fn": JsonFormat(schema={"pattern": "^(a+)+$"}, timeout_seconds=0.3),
+                "fn": JsonFormat(schema={"pattern": "^(a+)+$"}, timeout_seconds=3.0),
                 "execution": "inline",
             },
             [Sample("", '"' + "a" * 40 + '!"'), Sample("", '"aa"')],

@@ -15,10 +15,10 @@ def judged_by(monkeypatch):
     """Another judge in the place of ours, in a worker of its own under the same limits."""
     pools = []
 
-    def use(judge):
+    def use(judge, *, timeout_seconds=10.0):
         pools.append(Pool({"math": judge}, memory_mb=MEMORY_MB))
         monkeypatch.setattr("rewards.math.answer._pool", lambda backend: pools[-1])
-        return Scorer({"correct": MathAnswer(timeout_seconds=0.3)})
+        return Scorer({"correct": MathAnswer(timeout_seconds=timeout_seconds)})
 
     yield use
     for pool in pools:
@@ -35,11 +35,11 @@ def test_a_comparison_that_outgrows_its_memory_fails_alone():
 
 
 @pytest.mark.parametrize(
-    ("judge", "reason"),
-    [(bad_rewards.takes_all_memory, "correct: out of memory"), (bad_rewards.hangs, "correct: timed out")],
+    ("judge", "seconds", "reason"),
+    [(bad_rewards.takes_all_memory, 10.0, "correct: out of memory"), (bad_rewards.hangs, 0.3, "correct: timed out")],
 )
-def test_what_a_comparison_overruns_is_the_doing_of_the_answers_text(judged_by, judge, reason):
-    (verdict,) = judged_by(judge).score([SUM])
+def test_what_a_comparison_overruns_is_the_doing_of_the_answers_text(judged_by, judge, seconds, reason):
+    (verdict,) = judged_by(judge, timeout_seconds=seconds).score([SUM])
     assert (verdict.value, verdict.valid, verdict.reason) == (0.0, True, reason)
 
 
