@@ -18,6 +18,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from textenv.types import FinishReason
+
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
@@ -87,6 +89,12 @@ class Rollout:
     def trainable(self) -> Bool[Tensor, "N A"]:
         """Policy tokens of valid rows: what losses and statistics run over."""
         return self.mask & self.valid[:, None]
+
+    @property
+    def cut(self) -> Bool[Tensor, "N"]:
+        """True where the budget or the context ended the row, whether the environment calls it terminated or
+        truncated."""
+        return (self.finish_reason == FinishReason.BUDGET) | (self.finish_reason == FinishReason.CONTEXT)
 
     @property
     def returns(self) -> Float[Tensor, "N"]:
