@@ -6,23 +6,63 @@ were asked for have variance, or the rounds are spent.
 
 Source: arXiv 2503.14476 (DAPO), section 3.2, equation 11. There a round is a whole batch, what it holds beyond the
 need is thrown away, and there is no end of rounds. Here a round asks for exactly as many problems as groups are
-missing, so that no group with variance is thrown away. A group is judged by what the environment paid (the outcome),
-never by a reward that the KL to a reference has been taken off, in which no two returns are equal.
+missing, so that no group with variance is thrown away. A group is judged by its outcome: what the environment paid,
+before a KL to a reference is taken off it (in which no two returns are equal), and without the parts of the reward that
+only shape it, such as the punishment of long answers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from agents.advantages import has_variance
 from agents.collect import Collected, merged
+from agents.rollout import Rollout
+from rewards.combine import Part
 
 Draw = Callable[[int, int], Collected]
 """`(first, count)`: the answers to the problems `first` to `first + count` of this iteration; groups numbered so."""
+Outcome = Callable[[Rollout], Float[Tensor, "N"]]
+"""One number a row, in which a group must differ to be kept."""
 
 
-def refilled(draw: Draw, num_groups: int, *, rounds: int, on_round: Callable[[str], None] | None = None) -> Collected:
+def paid(rollout: Rollout) -> Float[Tensor, "N"]:
+    """The outcome where every part counts."""
+    return rollout.returns
+
+
+def outcome_without(ignored: Collection[str], parts: Mapping[str, Part]) -> Outcome:
+    """The outcome where the `ignored` parts of the reward do not count. Raises `ValueError` for a name that is no part
+    of the sum (a gate is none, its factor is in every part) and where no part would be left."""
+    names = [name for name, part in parts.items() if not part.gate]
+    for name in ignored:
+        if name not in names:
+            raise ValueError(f"agent.resample_ignores must name parts of the reward ({', '.join(names)}), got {name}")
+    if not ignored:
+        return paid
+    if not set(names) - set(ignored):
+        raise ValueError(f"agent.resample_ignores must leave a part of the reward, got {', '.join(ignored)}")
+    counts = torch.tensor([name not in ignored for name in names] + [True])
+
+    def outcome(rollout: Rollout) -> Float[Tensor, "N"]:
+        return (rollout.known("parts") * rollout.known("part_weight"))[:, counts].sum(1)
+
+    return outcome
+
+
+def refilled(
+    draw: Draw,
+    num_groups: int,
+    *,
+    rounds: int,
+    outcome: Outcome = paid,
+    on_round: Callable[[str], None] | None = None,
+) -> Collected:
     """`num_groups` groups with variance, or as many as the first draw and `rounds` further ones hold; the rest is
     `dropped`.
 
@@ -40,11 +80,11 @@ def refilled(draw: Draw, num_groups: int, *, rounds: int, on_round: Callable[[st
             on_round(f"{num_groups - missing} of {num_groups} groups vary, round {num_rounds + 1} of {rounds + 1}")
         collected = draw(num_drawn, missing)
         num_drawn, num_rounds = num_drawn + missing, num_rounds + 1
-        rollout = collected.rollout
-        varies = has_variance(rollout.returns, rollout.problem, rollout.valid)
+        problem = collected.rollout.problem
+        varies = has_variance(outcome(collected.rollout), problem, collected.rollout.valid)
         kept.append(collected[varies.nonzero()[:, 0]])
         dropped.append(collected[(~varies).nonzero()[:, 0]])
-        missing -= rollout.problem[varies].unique().numel()
+        missing -= problem[varies].unique().numel()
     if missing == num_groups:
         kept, dropped = dropped[:1], dropped[1:]
     rest = [one for one in dropped if one.ended]

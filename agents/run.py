@@ -14,7 +14,7 @@ import torch
 from agents import checkpoint
 from agents.collect import Collected, collect
 from agents.config import TrainConfig
-from agents.dynamic_sampling import refilled, sampling_metrics
+from agents.dynamic_sampling import outcome_without, refilled, sampling_metrics
 from agents.evaluate import Examination, examine
 from agents.grpo import GRPO
 from agents.memory import free_bytes
@@ -104,7 +104,11 @@ class Run:
         return getattr(self.config.agent, "resample_rounds", 0)
 
     def _collect(self) -> Collected:
-        return refilled(self._draw, self.config.agent.prompts, rounds=self._rounds, on_round=self.on_round)
+        ignored = getattr(self.config.agent, "resample_ignores", [])
+        outcome = outcome_without(ignored, self.envs.train.reward_parts)
+        return refilled(
+            self._draw, self.config.agent.prompts, rounds=self._rounds, outcome=outcome, on_round=self.on_round
+        )
 
     def _draw(self, first: int, count: int) -> Collected:
         """Completions of this iteration's problems `first` to `first + count`."""
@@ -202,6 +206,7 @@ def prepare(config: TrainConfig, settings: dict[str, Any], say: Callable[[str], 
         if config.preparation is not None:
             prepare_preferences(config, say)
     envs = build_environments(config, tokenizer_of(config.policy, say))
+    outcome_without(getattr(config.agent, "resample_ignores", []), envs.train.reward_parts)
     check_context(config.policy, envs.train)
     check_adapter(config.policy)
     envs = fitted(config, envs, device, say)

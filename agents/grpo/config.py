@@ -31,6 +31,8 @@ class GRPOConfig:
     resample_rounds: int = 0
     """Dynamic sampling (DAPO): replace groups without variance by those of further problems, in at most this many
     further rounds of generation; 0: learn from what the first one gave."""
+    resample_ignores: list[str] = field(default_factory=list)
+    """Parts of the reward in which a group need not differ to be kept, such as `[soft_overlong]`."""
     baseline: str = "group"
     """What a return is compared with: the mean of its `group`, of the others in it (`leave_one_out`, RLOO), of the
     `batch`, or `none`."""
@@ -112,6 +114,11 @@ class GRPOConfig:
             self.group_size >= 2 or not self.resample_rounds,
             f"agent.group_size must be at least 2 with agent.resample_rounds={self.resample_rounds} (one completion "
             f"has no variance), got {self.group_size}",
+        )
+        require(
+            bool(self.resample_rounds) or not self.resample_ignores,
+            "agent.resample_rounds must be at least 1 for agent.resample_ignores to matter, got "
+            f"{self.resample_rounds}",
         )
         require(
             of_group or self.scale_advantages != "group",
