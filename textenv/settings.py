@@ -211,7 +211,7 @@ def _reward(reward: Any, task: Task) -> Any:
     others = {name: part for name, part in reward.items() if name != OWN}
     own = as_parts(own)
     if both := sorted(own.keys() & others.keys()):
-        raise ValueError(f"reward.{both[0]} is a part of task {task.name!r}'s own reward: leave out one of the two")
+        raise ValueError(f"reward.{both[0]} is a part of the own reward of task {task.name!r} already: leave out one")
     return {**own, **others}
 
 

@@ -312,3 +312,8 @@ def moody(completion: str) -> float:
 def wants_a_colour(completion: str, colour: str) -> float:
     """A reward that asks for a column that no task here has."""
     return float(colour in completion)
+
+
+def solved_when_even(completion: str, digits: str) -> float:
+    """A reward of 1 for whatever is said of an even number, and of chance for an odd one."""
+    return 1.0 if int(digits) % 2 == 0 else moody(completion)
