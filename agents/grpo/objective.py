@@ -17,11 +17,14 @@ def objective(
     mask: Bool[Tensor, "N A"],
 ) -> tuple[Float[Tensor, "N A"], dict[str, Float[Tensor, "N A"]]]:
     """What is minimized at every token, and the report. `config.ratio` says of what the ratio is: a token or a row."""
-    c, three = config, (logprob, old_logprob, advantage)
-    clip = {"clip_low": c.clip_low, "clip_high": c.clip_high}
-    report = surrogate_report(*three, mask, **clip, ratio_cap=c.ratio_cap, level=c.ratio, objective=c.objective)
+    c, low, high, cap, level = config, config.clip_low, config.clip_high, config.ratio_cap, config.ratio
+    new, old, a = logprob, old_logprob, advantage
+    report = surrogate_report(
+        new, old, a, mask, clip_low=low, clip_high=high, ratio_cap=cap, level=level, objective=c.objective
+    )
     if c.objective == "plain":
-        return penalty_surrogate(*three, level=c.ratio, mask=mask), report
+        return penalty_surrogate(new, old, a, level=level, mask=mask), report
     if c.objective == "cispo":
-        return weighted_logprob(*three, **clip, level=c.ratio, mask=mask), report
-    return clipped_surrogate(*three, **clip, ratio_cap=c.ratio_cap, level=c.ratio, mask=mask), report
+        return weighted_logprob(new, old, a, clip_low=low, clip_high=high, level=level, mask=mask), report
+    loss = clipped_surrogate(new, old, a, clip_low=low, clip_high=high, ratio_cap=cap, level=level, mask=mask)
+    return loss, report
