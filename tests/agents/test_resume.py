@@ -58,14 +58,22 @@ in writing a checkpoint and its tensors, in an update, in storing a rollout, in 
 FORKS = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # newer Pythons warn of a fork beside threads
 
 
+@pytest.fixture
+def warm(run):
+    """This process after a run: what is imported on the way need not be imported in every child."""
+    assert run(*SMALL, "name=warm", "iterations=1")[0] == 0
+
+
 @FORKS
+@pytest.mark.usefixtures("warm")
 @pytest.mark.parametrize("case", CASES)
 def test_killed_again_and_again_a_run_ends_as_if_it_had_been_left_alone(tmp_path, case):
     settings = [*SMALL, *CASES[case]]
     assert in_child([*settings, "name=whole"], tmp_path, counts=tmp_path / "calls") == 0
     calls, chance = json.loads((tmp_path / "calls").read_text()), random.Random(case)
     folder, killed = tmp_path / "runs/killed", 0
-    for place in MOMENTS:
+    first, *others = MOMENTS
+    for place in [first, *chance.sample(others, 4)]:
         arguments = ["resume=runs/killed"] if (folder / "config.yaml").exists() else [*settings, "name=killed"]
         moment = (place, chance.randint(1, max(calls[place] // 3, 1)) if killed else 2)
         code = in_child(arguments, tmp_path, dies_in=moment)
@@ -76,7 +84,7 @@ def test_killed_again_and_again_a_run_ends_as_if_it_had_been_left_alone(tmp_path
                 with (folder / name).open("a") as file:
                     file.write('{"iteration": 4, "prom')
                 assert all("prom" not in record for record in read_records(folder / name))
-    assert killed >= 5
+    assert killed >= 3
     assert in_child(["resume=runs/killed"], tmp_path) == 0
     assert_same_run(tmp_path / "runs/whole", folder)
 
