@@ -314,3 +314,13 @@ def wants_a_colour(completion: str, colour: str) -> float:
 def capricious(completion: str) -> float:
     """A reward that draws from every global generator there is, as no reward should."""
     return moody(completion) + random.random() + float(np.random.rand()) + float(torch.rand(()))
+
+
+def share_right(completion: str, answer: str) -> float:
+    """`Echo`'s own reward as a function."""
+    return ShareRight()(completion, answer)
+
+
+def share_wrong(completion: str, answer: str) -> float:
+    """Its opposite."""
+    return 1.0 - ShareRight()(completion, answer)
