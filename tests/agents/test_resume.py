@@ -41,7 +41,13 @@ SMALL = [
 STEPS = ["agent.optim.epochs=2", "agent.optim.minibatch_rows=4"]
 CASES = {
     "grpo": ["agent=grpo", "checkpoint_every=2"],
-    "grpo with a reference and several steps": ["agent=grpo", *STEPS, "agent.kl_coef=0.1", "agent.entropy_coef=0.01"],
+    "grpo, a renewed reference, several steps": [
+        "agent=grpo",
+        *STEPS,
+        "agent.kl_coef=0.1",
+        "agent.reference_every=2",
+        "agent.entropy_coef=0.01",
+    ],
     "ppo, horizon": ["agent=ppo", *STEPS, "agent.kl_coef=0.1", "agent.kl_controller=horizon", "agent.kl_horizon=90"],
     "ppo, halving twice, separate critic": [
         "agent=ppo",

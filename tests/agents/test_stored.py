@@ -34,7 +34,8 @@ def run(tmp_path_factory):
 def stored_by_hand(rollout, row):
     count = len(rollout)
     part = Score(0.5, {"seconds": 0.25}, {"reason": "half", "tree": object()}, ((0, 1, 0.5),))
-    ids = [rollout.tokens[i, rollout.prompt_length[i] :][: rollout.mask.shape[1]][rollout.mask[i]] for i in range(count)]
+    responses = [rollout.tokens[i, rollout.prompt_length[i] : rollout.length[i]] for i in range(count)]
+    ids = [response[rollout.mask[i, : len(response)]] for i, response in enumerate(responses)]
     messages = ({"role": "user", "content": "?"},)
     return Stored(
         iteration=7,
