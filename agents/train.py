@@ -16,6 +16,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from agents import checkpoint
 from agents.collect import Collected
 from agents.config import from_settings, register, typed
 from agents.metrics import JsonLines, TensorBoard, WeightsAndBiases
@@ -43,7 +44,7 @@ def train(run: Run, *, say: Callable[[str], None] = print) -> dict[str, Any]:
         say(f"Examining the untrained policy on {min(config.evaluation.problems, run.envs.test.num_problems)} problems")
         counters.before = run.examine(samples=config.evaluation.samples).metrics()
         say(f"Held-out accuracy before: {counters.before['eval/accuracy']:.2f}")
-        run.save(counters.before["eval/accuracy"])
+        run.save()
     logs = open_logs(run)
     title = f"{config.agent.name} on {run.envs.train.task.name}, {config.policy.model}"
     completions = run.folder.completions.open("a") if config.logging.completions else None
@@ -58,27 +59,25 @@ def train(run: Run, *, say: Callable[[str], None] = print) -> dict[str, Any]:
                 if completions is not None:
                     completions.writelines(completion_lines(counters.iteration, collected.everything))
                     completions.flush()
-                accuracy = None
                 if config.evaluation.every and counters.iteration % config.evaluation.every == 0:
                     metrics |= run.examine().metrics()
-                    accuracy = metrics["eval/accuracy"]
                 for log in logs:
                     log(counters.iteration, metrics)
                 if metrics["reward/invalid_share"] > 0:
                     progress.note(ungraded(metrics["reward/invalid_share"], collected.everything))
                 progress.update(counters.iteration, metrics, shown_sample(collected))
-                if counters.iteration % config.checkpoint_every == 0 and not finished(run):
-                    run.save(accuracy)
+                due = counters.iteration % config.checkpoint_every == 0
+                if (due or run.is_best) and not finished(run):
+                    run.save()
     finally:
         for log in logs:
             log.close()
         if completions is not None:
             completions.close()
+    run.save()
     if not finished(run):
-        run.save(None)
         say(f"Stopped after iteration {counters.iteration}. Continue with: resume={run.folder.path}")
         return {}
-    run.save(None)
     return finish(run, say)
 
 
@@ -119,7 +118,7 @@ def main(composed: DictConfig) -> None:
     """Compose, prepare, train; settings that cannot work end in one line, not in a traceback."""
     try:
         if composed.resume:
-            settings = resumed(composed.resume, HydraConfig.get().overrides.task)
+            settings = resumed(composed.resume, HydraConfig.get().overrides.task, say=print)
             run = prepare(from_settings(settings), settings)
         else:
             run = prepare(typed(composed), OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
@@ -133,6 +132,10 @@ def main(composed: DictConfig) -> None:
         sys.exit(f"\nLeft at once. What was saved: resume={run.folder.path}")
     except (ValueError, RewardError, FloatingPointError, SamplerMismatch) as error:
         sys.exit(f"error: {error}\nWhat was saved until then: resume={run.folder.path}")
+    except OSError as error:
+        if error.errno not in checkpoint.NO_ROOM:
+            raise
+        sys.exit(f"error: {error.strerror}. Make room, then go on with: resume={run.folder.path}")
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
