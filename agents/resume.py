@@ -11,7 +11,16 @@ from omegaconf import OmegaConf
 from agents.checkpoint import config_differences
 from agents.run_folder import RunFolder
 
-FREE = ("iterations", "max_seconds", "max_tokens", "checkpoint_every", "keep_checkpoints", "threads", "resume")
+FREE = (
+    "iterations",
+    "max_seconds",
+    "max_tokens",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "threads",
+    "resume",
+    "explain",
+)
 """What a resumed run may change, and everything under `FREE_GROUPS`; anything else would be another run."""
 FREE_GROUPS = ("evaluation.", "logging.")
 
@@ -26,6 +35,6 @@ def resumed(folder: str, overrides: Sequence[str]) -> dict[str, Any]:
     if wrong:
         raise ValueError(
             f"resume={folder} continues a run and cannot change its settings: {'; '.join(wrong)}. "
-            f"Free to change: {', '.join(FREE[:-1])}, evaluation.*, logging.*"
+            f"Free to change: {', '.join(FREE[:-2])}, evaluation.*, logging.*"
         )
     return merged
