@@ -102,6 +102,7 @@ class TokenLoss:
 
 
 LossFunction = Callable[[Tensor], TokenLoss]
+Watch = Callable[[Tensor, TokenLoss], None]
 
 
 class MasterWeights:
@@ -188,6 +189,8 @@ class Optimizer:
         )
         self.num_steps = 0
         self.num_updates = 0
+        self.watch: Watch | None = None
+        """Told the rows and the loss of every microbatch, as it is computed."""
 
     @property
     def trainable(self) -> list[nn.Parameter]:
@@ -231,6 +234,12 @@ class Optimizer:
         metrics["early_stop"] = float(stopped)
         return metrics
 
+    def gradient(self, loss: LossFunction, rollout: Rollout, *, max_tokens: int | None = None) -> dict[str, float]:
+        """Leave the gradient of the loss of all rows in the parameters and take no step; returns the tokens' means."""
+        self._zero_grad()
+        means, _, _ = self._accumulate(loss, rollout, torch.arange(len(rollout)), None, max_tokens)
+        return means
+
     def _minibatches(self, rollout: Rollout) -> Iterator[Int[Tensor, "R"]]:
         """Row numbers of each optimizer step: whole groups, in an order of their own for every epoch."""
         for epoch in range(self.config.epochs):
@@ -261,6 +270,8 @@ class Optimizer:
         for part in microbatches(rollout[rows], self.config.microbatch_tokens) if len(rows) else []:
             mask = rollout.trainable[rows[part]]
             result = loss(rows[part])
+            if self.watch is not None:
+                self.watch(rows[part], result)
             total = weighted_sum(result.loss, weight[part].to(result.loss.device))
             if not total.isfinite():
                 raise FloatingPointError(f"the loss of rows {rows[part].tolist()} is {total.item()}")

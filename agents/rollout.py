@@ -95,3 +95,13 @@ class Rollout:
     def response_length(self) -> Int[Tensor, "N"]:
         """Policy tokens per row."""
         return self.mask.sum(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What an agent's last update learned from; it keeps the record as its `lesson`."""
+
+    rollout: Rollout
+    """With what the update added to what was collected."""
+    advantage: Float[Tensor, "N A"] | Float[Tensor, "N"]
+    """As its losses took it."""

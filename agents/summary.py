@@ -22,7 +22,7 @@ from textenv import Ended
 def finish(run: Run, say: Callable[[str], None]) -> dict[str, Any]:
     """Examine, save, draw, and tell."""
     after = run.examine(samples=run.config.evaluation.samples)
-    run.save(after.accuracy)
+    run.save()
     records = read_metrics(run.folder.metrics)
     watched = watched_parts(run.config.reward)
     summary = summarize(run, after) | ({"watched": truth_summary(records, watched)} if watched else {})

@@ -17,6 +17,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from agents import checkpoint
 from agents.collect import Collected
 from agents.config import from_settings, register, typed
 from agents.doctor import Watch
@@ -46,7 +47,7 @@ def train(run: Run, *, say: Callable[[str], None] = print) -> dict[str, Any]:
         say(f"Examining the untrained policy on {min(config.evaluation.problems, run.envs.test.num_problems)} problems")
         counters.before = run.examine(samples=config.evaluation.samples).metrics()
         say(f"Held-out accuracy before: {counters.before['eval/accuracy']:.2f}")
-        run.save(counters.before["eval/accuracy"])
+        run.save()
     logs = open_logs(run)
     watch = Watch(doctor_setting(run), [baseline(run), *read_metrics(run.folder.metrics)])
     title = f"{config.agent.name} on {run.envs.train.task.name}, {config.policy.model}"
@@ -61,10 +62,8 @@ def train(run: Run, *, say: Callable[[str], None] = print) -> dict[str, Any]:
                 if completions is not None:
                     completions.writelines(completion_lines(counters.iteration, collected))
                     completions.flush()
-                accuracy = None
                 if config.evaluation.every and counters.iteration % config.evaluation.every == 0:
                     metrics |= run.examine().metrics()
-                    accuracy = metrics["eval/accuracy"]
                 for log in logs:
                     log(counters.iteration, metrics)
                 if metrics["reward/invalid_share"] > 0:
@@ -72,18 +71,18 @@ def train(run: Run, *, say: Callable[[str], None] = print) -> dict[str, Any]:
                 for line in watch(counters.iteration, metrics):
                     progress.note(line)
                 progress.update(counters.iteration, metrics, shown_sample(collected))
-                if counters.iteration % config.checkpoint_every == 0 and not finished(run):
-                    run.save(accuracy)
+                due = counters.iteration % config.checkpoint_every == 0
+                if (due or run.is_best) and not finished(run):
+                    run.save()
     finally:
         for log in logs:
             log.close()
         if completions is not None:
             completions.close()
+    run.save()
     if not finished(run):
-        run.save(None)
         say(f"Stopped after iteration {counters.iteration}. Continue with: resume={run.folder.path}")
         return {}
-    run.save(None)
     return finish(run, say)
 
 
@@ -124,7 +123,7 @@ def _main(composed: DictConfig) -> None:
     """Compose, prepare, train; settings that cannot work end in one line, not in a traceback."""
     try:
         if composed.resume:
-            settings: Any = resumed(composed.resume, HydraConfig.get().overrides.task)
+            settings: Any = resumed(composed.resume, HydraConfig.get().overrides.task, say=print)
             config = from_settings(settings)
         else:
             config, settings = typed(composed), OmegaConf.to_container(composed, resolve=True)
@@ -141,6 +140,10 @@ def _main(composed: DictConfig) -> None:
         sys.exit(f"\nLeft at once. What was saved: resume={run.folder.path}")
     except (ValueError, RewardError, FloatingPointError, SamplerMismatch) as error:
         sys.exit(f"error: {error}\nWhat was saved until then: resume={run.folder.path}")
+    except OSError as error:
+        if error.errno not in checkpoint.NO_ROOM:
+            raise
+        sys.exit(f"error: {error.strerror}. Make room, then go on with: resume={run.folder.path}")
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise

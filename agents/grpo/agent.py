@@ -20,7 +20,7 @@ from agents.kl import kl_penalty, shaped_reward
 from agents.losses import clipped_surrogate, entropy_bonus, sampler_correction, surrogate_report
 from agents.optim import Optimizer, TokenLoss
 from agents.policy import Policy
-from agents.rollout import Rollout
+from agents.rollout import Lesson, Rollout
 
 
 class GRPO:
@@ -30,11 +30,13 @@ class GRPO:
         self, config: GRPOConfig, policy: Policy, optimizer: Optimizer, reference: Policy | None = None
     ) -> None:
         self.config, self.policy, self.optimizer, self.reference = config, policy, optimizer, reference
+        self.lesson: Lesson | None = None
 
     def update(self, rollout: Rollout) -> dict[str, float]:
         """Learn from one rollout; returns metrics."""
         rollout = annotate(rollout, self.policy, self.reference, self.config.optim)
         advantage = self.advantages(rollout)
+        self.lesson = Lesson(rollout, advantage)
         learned = self.optimizer.descend(
             lambda rows: self.loss(rollout[rows], advantage[rows]),
             rollout,

@@ -31,7 +31,7 @@ from agents.losses import (
 from agents.optim import Optimizer, TokenLoss
 from agents.policy import Policy
 from agents.ppo.config import PPOConfig
-from agents.rollout import Rollout
+from agents.rollout import Lesson, Rollout
 
 
 class PPO:
@@ -41,6 +41,7 @@ class PPO:
         self, config: PPOConfig, policy: Policy, optimizer: Optimizer, reference: Policy | None = None
     ) -> None:
         self.config, self.policy, self.optimizer, self.reference = config, policy, optimizer, reference
+        self.lesson: Lesson | None = None
         self.kl: Controller = config.controller()
         self.penalty = HalvingKL(config.penalty_coef, config.penalty_target) if config.objective == "penalty" else None
 
@@ -48,6 +49,7 @@ class PPO:
         """Learn from one rollout; returns metrics."""
         rollout = annotate(rollout, self.policy, self.reference, self.config.optim)
         advantage, target = self.advantages(rollout)
+        self.lesson = Lesson(rollout, advantage)
         learned = self.optimizer.descend(
             lambda rows: self.loss(rollout[rows], advantage[rows], target[rows]),
             rollout,
