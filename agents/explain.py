@@ -112,7 +112,8 @@ def explain(config: TrainConfig, say: Say = print) -> None:
     with closing(build_environments(prepared, tokenizer_of(config.policy, say))) as envs:
         algebra = Algebra.of(config)
         say(
-            f"{config.agent.name} on {envs.train.task.name}, {config.policy.model}. Nothing is loaded, nothing is trained."
+            f"{config.agent.name} on {envs.train.task.name}, {config.policy.model}. Nothing is loaded, "
+            "nothing is trained."
         )
         sections = {
             "An iteration": iteration_lines(config, algebra),
@@ -120,7 +121,7 @@ def explain(config: TrainConfig, say: Say = print) -> None:
             "Learning rate": rate_lines(config.agent.optim, algebra, critic=config.agent.critic != "none"),
             "Held-out problems": examination_lines(config, min(config.evaluation.problems, envs.test.num_problems)),
             "Reward": [*later, *part_lines(envs.train.reward_parts, config)],
-            "In memory": model_lines(config, envs),
+            "In memory": model_lines(config, envs, untrained=len(later)),
         }
         for title, lines in sections.items():
             say(f"\n{title}")
@@ -140,7 +141,8 @@ def without_unprepared(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
     output = own.reward_model.output
     parts = {name: part for name, part in config.reward.items() if (part.get("fn") or {}).get("path") != output}
     lines = [
-        f"{name}: weight {part.get('weight', 1.0):g}, a reward model that is trained beforehand, on {own.judgements:,} rankings "
+        f"{name}: weight {part.get('weight', 1.0):g}, a reward model that is trained beforehand, on "
+        f"{own.judgements:,} rankings "
         f"of {own.responses} completions by {own.truth!r} ({output})"
         for name, part in config.reward.items()
         if name not in parts
@@ -152,11 +154,11 @@ def iteration_lines(config: TrainConfig, algebra: Algebra) -> list[str]:
     """From prompts to optimizer steps."""
     a = algebra
     lines = [
-        f"{count(a.prompts, 'prompt')} x {count(a.group_size, 'completion')} = {count(a.sequences, 'sequence')} of at most "
+        f"{count(a.prompts, 'prompt')} x {count(a.group_size, 'completion')} = "
+        f"{count(a.sequences, 'sequence')} of at most "
         f"{count(a.max_new_tokens, 'token')} = {count(a.tokens, 'token')}",
         f"played in {count(a.rows, 'row')} of the environment, {count(a.waves, 'wave')}; a full completion takes "
-        f"{count(a.rounds, 'proposal')} of up to {count(a.propose_tokens, 'token')} (env.rows and env.propose_tokens change "
-        "speed and memory, never results)",
+        f"{count(a.rounds, 'proposal')} of up to {count(a.propose_tokens, 'token')}: speed and memory, never results",
     ]
     lines += resampling_lines(config.agent, a)
     lines += [
@@ -165,8 +167,7 @@ def iteration_lines(config: TrainConfig, algebra: Algebra) -> list[str]:
         f"each step sees {'all' if a.minibatches == 1 else 'up to'} {count(a.minibatch_rows, 'sequence')} "
         f"({count(a.minibatch_groups, 'whole group')}), at most {count(a.minibatch_rows * a.max_new_tokens, 'token')}"
         f"{after_the_first(a)}",
-        f"forwarded in pieces of at most {config.agent.optim.microbatch_tokens:,} packed tokens, shared prompts once: memory, "
-        "never results",
+        f"forwarded in pieces of at most {config.agent.optim.microbatch_tokens:,} packed tokens: memory, never results",
     ]
     return lines
 
@@ -245,7 +246,8 @@ def examination_lines(config: TrainConfig, num_problems: int) -> list[str]:
     )
     return [
         f"{count(num_problems, 'problem')}: before and after with a greedy completion each{sampled}; {between}",
-        f"{count(answers, 'completion')} in all, at most {count(answers * config.env.max_new_tokens, 'token')}, beside those "
+        f"{count(answers, 'completion')} in all, at most "
+        f"{count(answers * config.env.max_new_tokens, 'token')}, beside those "
         "of training",
     ]
 
@@ -270,8 +272,9 @@ def part_lines(parts: Mapping[str, Part], config: TrainConfig) -> list[str]:
     return [*lines, f"computed {when} (env.scoring={config.env.scoring})"]
 
 
-def model_lines(config: TrainConfig, envs: Environments) -> list[str]:
-    """Who is held: actor, critic, reference, reward models, and how many sets of weights that is."""
+def model_lines(config: TrainConfig, envs: Environments, *, untrained: int = 0) -> list[str]:
+    """Who is held: actor, critic, reference, reward models, and how many sets of weights that is. `untrained`: reward
+    models that the preparation makes."""
     agent, adapter = config.agent, config.policy.adapter
     shape = model_shape(config.policy, len(envs.train.tokenizer))
     weights, hidden = ModelSize.of(shape).num_parameters, ModelSize.of(shape).hidden_size
@@ -285,7 +288,8 @@ def model_lines(config: TrainConfig, envs: Environments) -> list[str]:
         own = adapter is None
         sets += own
         lines.append(
-            f"critic: {'a second model' if own else 'the same weights under an adapter of its own'}, {trained + hidden + 1:,} "
+            f"critic: {'a second model' if own else 'the same weights under an adapter of its own'}, "
+            f"{trained + hidden + 1:,} "
             "trained, value head included"
         )
     if agent.needs_reference:
@@ -296,6 +300,9 @@ def model_lines(config: TrainConfig, envs: Environments) -> list[str]:
         if (what := holds_model(part.fn)) is not None:
             sets += 1
             lines.append(f"reward {name}: {what}")
+    if untrained:
+        sets += untrained
+        lines.append(f"reward: {count(untrained, 'reward model')} of the preparation's")
     return [*lines, f"{count(sets, 'set')} of language-model weights in all"]
 
 

@@ -32,8 +32,9 @@ def main(composed: DictConfig) -> None:
         sys.exit(2)
     findings = examine(history)
     iterations = int(history.records[-1]["iteration"])
-    print(f"{config.run}: {iterations} iterations, {len(RULES)} rules, {len(findings)} found something")
-    print(*lines_of(findings), sep="\n")
+    print(f"{config.run}: {iterations} iterations, {len(RULES)} rules, {len(findings) or 'none'} found something")
+    for line in lines_of(findings):
+        print(line)
     sys.exit(any(finding.level == ALARM for finding in findings))
 
 

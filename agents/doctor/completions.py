@@ -8,7 +8,7 @@ from agents.doctor.history import WINDOW, History, mastered, reward_rises
 MANY_CUT = 0.2
 """One answer in five: enough to move the mean reward by as much as an iteration does."""
 ALL_CUT = 0.995
-FALLING = 0.9
+FALLING = 0.7
 """A share that has fallen to less than this part of itself is on its way."""
 COLLAPSED, EXPLODED = 1 / 3, 2.0
 """Factors of the length within `WINDOW` iterations; slower changes, and those that the reward follows, are learning."""
@@ -53,7 +53,8 @@ def length_collapsed(history: History) -> Finding | None:
     return Finding(
         "length_collapsed",
         ALARM,
-        f"completions fell from {change[0]:.1f} to {change[1]:.1f} tokens in {history.span(WINDOW)} iterations, and the "
+        f"completions fell from {change[0]:.1f} to {change[1]:.1f} tokens in {history.span(WINDOW)} "
+        "iterations, and the "
         "reward did not rise",
         "ending at once is what the policy has found: does the reward pay for short or empty answers "
         "(python -m rewards.check)? A KL to the reference (agent.kl_coef) or a lower learning rate holds it back",
@@ -69,7 +70,8 @@ def length_exploded(history: History) -> Finding | None:
     return Finding(
         "length_exploded",
         ALARM,
-        f"completions grew from {change[0]:.1f} to {change[1]:.1f} tokens in {history.span(WINDOW)} iterations, and the "
+        f"completions grew from {change[0]:.1f} to {change[1]:.1f} tokens in {history.span(WINDOW)} "
+        "iterations, and the "
         "reward did not rise",
         "longer answers are not better ones here: agent.optim.aggregation=constant gives length no advantage, "
         "reward=soft_overlong charges for it, agent.kl_coef holds the policy back",

@@ -32,7 +32,7 @@ def over_optimized(history: History) -> Finding | None:
         ALARM,
         f"the reward rises ({then:.3g} to {reward:.3g}) while held-out accuracy falls ({best:.2f} at iteration "
         f"{best_at}, {now:.2f} now): the reward is optimized past what it stands for",
-        f"take the policy of then (checkpoint=best); hold it back with agent.kl_coef, or mend the reward",
+        "take the policy of then (checkpoint=best); hold it back with agent.kl_coef, or mend the reward",
         best - now,
     )
 
@@ -54,7 +54,8 @@ def watched_falls(history: History) -> Finding | None:
             return Finding(
                 "watched_falls",
                 ALARM,
-                f"the reward rises ({then:.3g} to {reward:.3g}) while {name!r}, which is only watched, falls ({best:.3g} at "
+                f"the reward rises ({then:.3g} to {reward:.3g}) while {name!r}, which is only watched, falls "
+                f"({best:.3g} at "
                 f"iteration {best_at}, {now:.3g} now): the reward is optimized past what it stands for",
                 "raise agent.kl_coef, stop earlier, or train the reward model on what the policy writes now",
                 best - now,
@@ -70,7 +71,9 @@ def held_out_still(history: History) -> Finding | None:
     accuracies = [accuracy for _, accuracy in examined]
     half = len(accuracies) // 2
     early, late = fmean(accuracies[:half]), fmean(accuracies[-half:])
-    if abs(late - early) > max(STILL, standard_error((early + late) / 2, history.setting.num_problems)):
+    error = standard_error((early + late) / 2, history.setting.num_problems)
+    moved = max(accuracies) - min(accuracies) > max(2 * STILL, 2 * error)
+    if moved or abs(late - early) > max(STILL, error):
         return None
     then, reward = history.around("reward/mean", 0), history.mean("reward/mean", LEAST)
     if reward_rises(history, then, reward):

@@ -34,6 +34,8 @@ class Setting:
     max_invalid_share: float | None = None
     timeout_seconds: float | None = None
     scoring: str | None = None
+    num_completions: int | None = None
+    """Of an iteration."""
     num_problems: int | None = None
     """Held-out problems of an examination."""
     mismatch_limit: float | None = None
@@ -47,6 +49,7 @@ class Setting:
         agent: Any = config.agent
         return Setting(
             group_size=agent.group_size,
+            num_completions=agent.prompts * agent.group_size,
             max_new_tokens=config.env.max_new_tokens,
             max_grad_norm=agent.optim.max_grad_norm,
             max_kl_old=getattr(agent, "max_kl_old", None),
@@ -119,6 +122,8 @@ def mastered(history: History, share: float = 0.9) -> bool:
 
 
 def reward_rises(history: History, then: float | None, now: float | None) -> bool:
-    """Whether the reward has grown by more than a tenth of what completions differ by: less is noise."""
-    spread = history.mean("reward/std") or 0.0
-    return then is not None and now is not None and now - then > max(0.1 * spread, 1e-9)
+    """Whether the reward has grown: by a tenth of what completions differ by, and by two standard errors of the
+    difference of two means over `LEAST` iterations."""
+    spread, count = history.mean("reward/std") or 0.0, history.setting.num_completions
+    error = spread * math.sqrt(2 / (LEAST * count)) if count else 0.0
+    return then is not None and now is not None and now - then > max(0.1 * spread, 2 * error, 1e-9)

@@ -54,7 +54,7 @@ def hardly_moved(history: History) -> Finding | None:
         says = f"an update moves the policy by {old:.1e} nats a token"
     else:
         return None
-    return Finding("hardly_moved", ALARM, says, f"raise agent.optim.learning_rate (now {rate:.1e})")
+    return Finding("hardly_moved", ALARM, says, f"raise agent.optim.learning_rate (now {rate:.2g})")
 
 
 def _no_signal(history: History) -> bool:
@@ -92,7 +92,8 @@ def sampler_mismatch(history: History) -> Finding | None:
     return Finding(
         "sampler_mismatch",
         ALARM,
-        f"the sampler's log-probabilities differ from the update's by {difference:.2g} nats a token; the run refuses to go "
+        f"the sampler's log-probabilities differ from the update's by {difference:.2g} nats a token; the run "
+        "refuses to go "
         f"on at {limit:g}",
         "policy.precision=float32, or agent.sampler_correction=2",
         difference,
@@ -109,7 +110,8 @@ def loss_is_zero(history: History) -> Finding | None:
     return Finding(
         "loss_is_zero",
         NOTE,
-        f"the loss is about 0 ({loss:.1e}) because the ratio is 1 and the advantages are centred: only its gradient means "
+        f"the loss is about 0 ({loss:.2g}) because the ratio is 1 and the advantages are centred: only its "
+        "gradient means "
         "something",
         "watch the reward and the held-out accuracy",
     )

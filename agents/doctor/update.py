@@ -26,7 +26,8 @@ def clip_share_high(history: History) -> Finding | None:
         "clip_share_high",
         ALARM,
         f"{share:.0%} of the tokens are clipped and teach nothing in that pass",
-        "lower agent.optim.learning_rate or agent.optim.epochs, or take larger minibatches (agent.optim.minibatch_rows)",
+        "lower agent.optim.learning_rate or agent.optim.epochs, or take larger minibatches "
+        "(agent.optim.minibatch_rows)",
         share,
     )
 
@@ -70,8 +71,10 @@ def gradient_clipped(history: History) -> Finding | None:
     return Finding(
         "gradient_clipped",
         ALARM if middle > MUCH * limit else NOTE,
-        f"the gradient is clipped nearly always: its norm is {middle:.2g} in the middle, agent.optim.max_grad_norm={limit:g}",
-        "AdamW divides by the gradient's size anyway; if the reward is restless, raise the limit to about that norm and "
+        f"the gradient is clipped nearly always: its norm is {middle:.2g} in the middle, "
+        f"agent.optim.max_grad_norm={limit:g}",
+        "AdamW divides by the gradient's size anyway; if the reward is restless, raise the limit to about "
+        "that norm and "
         "lower agent.optim.learning_rate",
         middle,
     )

@@ -3,8 +3,8 @@
 `reading` gives completions from a run's folder, `packing` makes compact data of them, `page` the file.
 """
 
-from agents.view.page import page
 from agents.view.packing import packed
+from agents.view.page import page
 from agents.view.reading import Reading, read_run
 from agents.view.shown import Shown, TokenNumbers
 

@@ -144,7 +144,7 @@ function drawRow(k, matches) {
   row.dataset.k = k;
   const side = row.appendChild(make("div"));
   side.append(data.valid[k] ? make("div", "score", short(data.reward[k])) : make("div", "score invalid", "not graded"));
-  side.append(make("div", "side", data.finishes[data.finish[k]]), make("div", "side", tokens ? `${length(k)} tokens` : ""));
+  side.append(make("div", "side", data.finishes[data.finish[k]] + (tokens ? ` · ${length(k)} tokens` : "")));
   const body = row.appendChild(make("div"));
   body.append(drawText(k));
   const parts = partsOf(k);
