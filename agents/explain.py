@@ -310,7 +310,7 @@ def holds_model(fn: Any) -> str | None:
     """What model a reward loads into this process; None where it needs none."""
     if isinstance(fn, RewardModel):
         return f"a reward model ({fn.path})"
-    backend = getattr(fn, "backend", None)
+    backend: Any = getattr(fn, "backend", None)
     return f"a judge ({backend.model})" if type(backend).__name__ == "LocalModel" else None
 
 

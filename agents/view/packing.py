@@ -28,6 +28,15 @@ LARGEST = 60_000.0
 """What a 16-bit float still holds."""
 
 
+def sound(text: str) -> str:
+    r"""The text with half a surrogate pair replaced, which no file in UTF-8 and not every browser takes.
+
+    >>> sound("a\ud800b") == "a\ufffdb", sound("\ud83d\ude42") == "\U0001f642"
+    (True, True)
+    """
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
 class Table:
     """Every text once, by the number of its first appearance."""
 
@@ -35,7 +44,7 @@ class Table:
         self._numbers = {text: i for i, text in enumerate(texts)}
 
     def __call__(self, text: str) -> int:
-        return self._numbers.setdefault(text, len(self._numbers))
+        return self._numbers.setdefault(sound(text), len(self._numbers))
 
     def __iter__(self) -> Any:
         return iter(self._numbers)
@@ -47,19 +56,19 @@ def packed(completions: Sequence[Shown], *, title: str, subtitle: str = "", noti
     strings, finishes = Table(""), Table()
     parts = sorted({name for one in rows for name in one.parts})
     data: dict[str, Any] = {
-        "title": title,
-        "subtitle": subtitle,
-        "notice": notice,
+        "title": sound(title),
+        "subtitle": sound(subtitle),
+        "notice": sound(notice),
         "iteration": [one.iteration for one in rows],
         "problem": [one.problem for one in rows],
         "episode": [one.episode for one in rows],
         "prompt": [strings(one.prompt) for one in rows],
-        "completion": [one.completion for one in rows],
+        "completion": [sound(one.completion) for one in rows],
         "finish": [finishes(one.finish_reason) for one in rows],
         "reward": [rounded(one.reward) for one in rows],
         "valid": [int(one.valid) for one in rows],
         "reason": [strings(one.reason) for one in rows],
-        "parts": parts,
+        "parts": [sound(name) for name in parts],
         "part_values": [[rounded(one.parts.get(name)) for one in rows] for name in parts],
         "part_reasons": [[strings(one.part_reasons.get(name, "")) for one in rows] for name in parts],
         "meaning": MEANING,
