@@ -22,8 +22,7 @@ def waits_for_rewards(history: History) -> Finding | None:
         "waits_for_rewards",
         ALARM,
         f"rewards are being computed during {share:.0%} of the time ({sum(seconds) / len(seconds):.1f} s of "
-        "an iteration's "
-        f"{sum(whole) / len(whole):.1f} s)",
+        f"an iteration's {sum(whole) / len(whole):.1f} s)",
         f"{wait}more env.reward_workers, env.cache_size where the same is asked again, or a faster reward",
         share,
     )

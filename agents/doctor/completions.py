@@ -54,8 +54,7 @@ def length_collapsed(history: History) -> Finding | None:
         "length_collapsed",
         ALARM,
         f"completions fell from {change[0]:.1f} to {change[1]:.1f} tokens in {history.span(WINDOW)} "
-        "iterations, and the "
-        "reward did not rise",
+        "iterations, and the reward did not rise",
         "ending at once is what the policy has found: does the reward pay for short or empty answers "
         "(python -m rewards.check)? A KL to the reference (agent.kl_coef) or a lower learning rate holds it back",
         change[0] / max(change[1], 1.0),
@@ -71,8 +70,7 @@ def length_exploded(history: History) -> Finding | None:
         "length_exploded",
         ALARM,
         f"completions grew from {change[0]:.1f} to {change[1]:.1f} tokens in {history.span(WINDOW)} "
-        "iterations, and the "
-        "reward did not rise",
+        "iterations, and the reward did not rise",
         "longer answers are not better ones here: agent.optim.aggregation=constant gives length no advantage, "
         "reward=soft_overlong charges for it, agent.kl_coef holds the policy back",
         change[1] / max(change[0], 1.0),

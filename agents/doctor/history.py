@@ -28,9 +28,14 @@ class Setting:
     """Settings of a run by the meaning that rules give them; None: not known, then the rule leaves it out."""
 
     group_size: int | None = None
+    compares_groups: bool = True
+    """Whether completions are judged against the others of their prompt, so that one without variance is
+    no use."""
     max_new_tokens: int | None = None
     max_grad_norm: float | None = None
     max_kl_old: float | None = None
+    critic_warmup: int = 0
+    """First iterations in which the policy is held still on purpose."""
     max_invalid_share: float | None = None
     timeout_seconds: float | None = None
     scoring: str | None = None
@@ -49,10 +54,12 @@ class Setting:
         agent: Any = config.agent
         return Setting(
             group_size=agent.group_size,
+            compares_groups=getattr(agent, "baseline", "group") in ("group", "leave_one_out"),
             num_completions=agent.prompts * agent.group_size,
             max_new_tokens=config.env.max_new_tokens,
             max_grad_norm=agent.optim.max_grad_norm,
             max_kl_old=getattr(agent, "max_kl_old", None),
+            critic_warmup=getattr(agent, "critic_warmup", 0),
             max_invalid_share=config.env.max_invalid_share,
             timeout_seconds=config.env.timeout_seconds,
             scoring=config.env.scoring,

@@ -43,6 +43,8 @@ def hardly_moved(history: History) -> Finding | None:
     rate = history.mean("learning_rate")
     if rate is None or history.span(RECENT) < RECENT or _no_signal(history):
         return None
+    if _iterations(history) < history.setting.critic_warmup + RECENT:
+        return None
     reference, old, steps = (history.mean(name) for name in ("kl", "approx_kl", "optimizer_steps"))
     if rate <= 0:
         says = f"the learning rate was {rate:g} in the last {RECENT} iterations: nothing is learned"
@@ -59,7 +61,7 @@ def hardly_moved(history: History) -> Finding | None:
 
 def _no_signal(history: History) -> bool:
     """Whether the reward itself leaves nothing to move for: other rules speak of that."""
-    alike = history.mean("groups/zero_variance_share")
+    alike = history.mean("groups/zero_variance_share") if history.setting.compares_groups else None
     return not any(history.recent("reward/std")) or (alike is not None and alike > 0.9)
 
 
@@ -93,8 +95,7 @@ def sampler_mismatch(history: History) -> Finding | None:
         "sampler_mismatch",
         ALARM,
         f"the sampler's log-probabilities differ from the update's by {difference:.2g} nats a token; the run "
-        "refuses to go "
-        f"on at {limit:g}",
+        f"refuses to go on at {limit:g}",
         "policy.precision=float32, or agent.sampler_correction=2",
         difference,
     )
@@ -111,7 +112,6 @@ def loss_is_zero(history: History) -> Finding | None:
         "loss_is_zero",
         NOTE,
         f"the loss is about 0 ({loss:.2g}) because the ratio is 1 and the advantages are centred: only its "
-        "gradient means "
-        "something",
+        "gradient means something",
         "watch the reward and the held-out accuracy",
     )

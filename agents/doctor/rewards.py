@@ -27,8 +27,7 @@ def nothing_scored(history: History) -> Finding | None:
         ALARM,
         f"no completion of the last {len(means)} iterations scored anything: every reward is 0",
         "read some (python -m agents.view run=...): a format that is never met, an answer that is not found "
-        "in the text "
-        "(python -m rewards.check), or a task that is too hard; partial credit gives a first step",
+        "in the text (python -m rewards.check), or a task that is too hard; partial credit gives a first step",
     )
 
 
@@ -47,11 +46,15 @@ def constant_reward(history: History) -> Finding | None:
 
 
 def groups_alike(history: History) -> Finding | None:
-    """Most groups have no variance."""
-    share, size = history.mean("groups/zero_variance_share"), history.setting.group_size
-    if share is None or share < MANY_ALIKE or not any(history.recent("reward/std")) or mastered(history):
+    """Most groups have no variance, whether they are kept or, by dynamic sampling, replaced."""
+    dropped, size = history.mean("groups/dropped_share"), history.setting.group_size
+    share = history.mean("groups/zero_variance_share") if dropped is None else dropped
+    if share is None or share < MANY_ALIKE or not history.setting.compares_groups:
         return None
-    says = f"{share:.0%} of the groups have no variance: all completions of a prompt are worth the same"
+    if not any(history.recent("reward/std")) or mastered(history):
+        return None
+    replaced = " and are replaced" if dropped is not None else ""
+    says = f"{share:.0%} of the groups have no variance{replaced}: all completions of a prompt are worth the same"
     return Finding("groups_alike", ALARM, says, larger_groups(success_rate(history), size), share)
 
 
@@ -69,8 +72,7 @@ def larger_groups(rate: float | None, size: int | None) -> str:
         rare = "successes" if rate < 0.5 else "failures"
         return (
             f"{rare} are so rare that at {measured} only groups of {needed} would vary half of the time: "
-            "change the task "
-            "(easier or harder problems, partial credit)"
+            "change the task (easier or harder problems, partial credit)"
         )
     if needed > size:
         return (
@@ -78,10 +80,9 @@ def larger_groups(rate: float | None, size: int | None) -> str:
             "or change the task"
         )
     return (
-        f"the problems differ: at {measured} {varied_share(rate, size):.0%} of groups of {size} would vary "
-        "if they were "
-        "equally hard, so some are always solved and others never: leave those out, or sample again where a "
-        "group is alike"
+        f"the problems differ: at {measured} {varied_share(rate, size):.0%} of groups of {size} would vary, were "
+        "they equally hard, so some are always solved and others never: leave those out, or sample again where a group "
+        "is alike (agent.resample_rounds)"
     )
 
 

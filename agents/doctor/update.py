@@ -74,7 +74,6 @@ def gradient_clipped(history: History) -> Finding | None:
         f"the gradient is clipped nearly always: its norm is {middle:.2g} in the middle, "
         f"agent.optim.max_grad_norm={limit:g}",
         "AdamW divides by the gradient's size anyway; if the reward is restless, raise the limit to about "
-        "that norm and "
-        "lower agent.optim.learning_rate",
+        "that norm and lower agent.optim.learning_rate",
         middle,
     )

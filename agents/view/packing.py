@@ -20,8 +20,7 @@ MEANING = {
     "entropy": "Of the distribution that the token was drawn from. Dark: the policy was undecided.",
     "advantage": "As the update used it. Blue: made more likely, orange: less.",
     "log_ratio": "Probability in the update's last pass over that under the policy that acted. Blue: has "
-    "become more likely. "
-    "No colour: not in the update, or a ratio of 1 (one step per rollout).",
+    "become more likely. No colour: not in the update, or a ratio of 1 (one step per rollout).",
     "clip": "In the update's last pass the ratio had left the clip range, so that the token had no gradient.",
 }
 LARGEST = 60_000.0

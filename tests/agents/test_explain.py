@@ -5,7 +5,8 @@ import re
 import pytest
 
 from agents.config import EnvConfig, PolicyConfig, TrainConfig
-from agents.explain import Algebra, as_setting, rate_in_words
+from agents.explain import Algebra, as_setting
+from agents.explain.words import rate_in_words
 from agents.grpo import GRPOConfig
 from agents.optim import OptimConfig
 from agents.ppo import PPOConfig
@@ -183,10 +184,10 @@ def test_smollm2_is_explained_without_its_weights(run):
 
 
 def test_a_run_that_does_not_fit_is_explained_and_then_refused(run, monkeypatch):
-    import agents.explain as explain
+    from agents.explain import holdings
 
-    monkeypatch.setattr(explain, "TINY", "nothing is too tiny")
-    monkeypatch.setattr(explain, "free_bytes", lambda device: 10_000)
+    monkeypatch.setattr(holdings, "TINY", "nothing is too tiny")
+    monkeypatch.setattr(holdings, "free_bytes", lambda device: 10_000)
     code, out, err = run(*TINY)
     assert "about" in out
     assert "10.0 kB are free" in out
