@@ -33,6 +33,7 @@ class Setting:
     no use."""
     max_new_tokens: int | None = None
     max_grad_norm: float | None = None
+    """Of the policy."""
     max_kl_old: float | None = None
     critic_warmup: int = 0
     """First iterations in which the policy is held still on purpose."""
@@ -57,7 +58,7 @@ class Setting:
             compares_groups=getattr(agent, "baseline", "group") in ("group", "leave_one_out"),
             num_completions=agent.prompts * agent.group_size,
             max_new_tokens=config.env.max_new_tokens,
-            max_grad_norm=agent.optim.max_grad_norm,
+            max_grad_norm=None if agent.name == "trpo" else agent.optim.max_grad_norm,
             max_kl_old=getattr(agent, "max_kl_old", None),
             critic_warmup=getattr(agent, "critic_warmup", 0),
             max_invalid_share=config.env.max_invalid_share,

@@ -13,7 +13,7 @@ from agents.doctor.held_out import held_out_still, over_optimized, watched_falls
 from agents.doctor.history import History
 from agents.doctor.policy import entropy_fell, hardly_moved, kl_runs_away, loss_is_zero, sampler_mismatch
 from agents.doctor.rewards import constant_reward, grader_timeouts, groups_alike, nothing_scored, solved, ungraded
-from agents.doctor.update import clip_share_high, ended_early, gradient_clipped, steps_long
+from agents.doctor.update import clip_share_high, ended_early, gradient_clipped, steps_long, steps_refused
 
 Rule = Callable[[History], Finding | None]
 
@@ -36,6 +36,7 @@ RULES: tuple[Rule, ...] = (
     clip_share_high,
     steps_long,
     ended_early,
+    steps_refused,
     gradient_clipped,
     critic_knows_nothing,
     waits_for_rewards,

@@ -12,6 +12,8 @@ MANY_CLIPPED = 0.3
 LONG = 0.1
 """Nats a token from the old policy, several times the targets of 0.01 to 0.02 that people set."""
 MOSTLY = 0.8
+REFUSED_HALF = 0.5
+"""Every second rollout is then generated and thrown away."""
 NEARLY_ALWAYS = 0.9
 MUCH = 10.0
 """Times the limit: what is left of such a gradient is its direction."""
@@ -59,6 +61,21 @@ def ended_early(history: History) -> Finding | None:
         f"the early stop{at} ended {share:.0%} of the updates, after {fmean(steps):.1f} optimizer steps on average",
         "lower agent.optim.learning_rate, so that the epochs that are asked for are taken, or ask for fewer",
         share,
+    )
+
+
+def steps_refused(history: History) -> Finding | None:
+    """TRPO's line search finds no step."""
+    accepted = history.mean("line_search/accepted")
+    if accepted is None or accepted > REFUSED_HALF or not any(history.recent("reward/std")):
+        return None
+    return Finding(
+        "steps_refused",
+        ALARM,
+        f"the line search refused {1 - accepted:.0%} of the steps: the policy stays where it is",
+        "shorter steps: lower agent.max_kl or raise agent.line_search_steps; a direction that can be trusted: raise "
+        "agent.damping, more agent.prompts",
+        1 - accepted,
     )
 
 

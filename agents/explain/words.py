@@ -71,7 +71,7 @@ def run_lines(config: TrainConfig, algebra: Algebra, num_problems: int) -> list[
     lines = [
         f"{count(n, 'iteration')} x {count(a.steps, 'optimizer step')} = {count(n * a.steps, 'optimizer step')}; "
         f"{count(n * a.sequences, 'sequence')}, at most {count(n * a.tokens, 'token')}",
-        f"{count(num_problems, 'problem')} to train on: {passes:,.2f} passes over them",
+        f"{count(num_problems, 'problem')} to train on: {passes:,.{2 if passes < 10 else 0}f} passes over them",
     ]
     if warmup := getattr(config.agent, "critic_warmup", 0):
         lines.append(f"in the first {count(warmup, 'iteration')} only the critic learns (agent.critic_warmup)")
