@@ -31,6 +31,9 @@ class ViewConfig:
     """Completions, about; of a longer run iterations evenly spaced are shown, whole."""
     iterations: list[int] | None = None
     """null: all."""
+    checkpoint: str | None = None
+    """`last`, `best` or an iteration: also what its policy makes of every token, as a ratio to the one that
+    acted."""
 
     def __post_init__(self) -> None:
         require(self.limit >= 1, f"limit must be at least 1, got {self.limit}")
@@ -45,7 +48,7 @@ ConfigStore.instance().store(name="view_schema", node=ViewConfig)
 
 def view(config: ViewConfig) -> tuple[Path, str]:
     """Write the file; returns it and what to tell."""
-    reading = read_run(config.run, limit=config.limit, iterations=config.iterations)
+    reading = read_run(config.run, limit=config.limit, iterations=config.iterations, checkpoint=config.checkpoint)
     data = packed(
         reading.completions, title=Path(config.run).resolve().name, subtitle=reading.subtitle, notice=reading.notice
     )

@@ -21,6 +21,7 @@ MEANING = {
     "advantage": "As the update used it. Blue: made more likely, orange: less.",
     "log_ratio": "Probability in the update's last pass over that under the policy that acted. Blue: has "
     "become more likely. No colour: not in the update, or a ratio of 1 (one step per rollout).",
+    "log_ratio_now": "Probability under the later policy over that under the one that acted. Blue: likelier now.",
     "clip": "In the update's last pass the ratio had left the clip range, so that the token had no gradient.",
 }
 LARGEST = 60_000.0

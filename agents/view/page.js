@@ -62,6 +62,8 @@ const HEATS = [
   { name: "log_ratio", label: "ratio to the old policy", least: 0.005, inks: ["down", "up"],
     ticks: (m) => [short(Math.exp(-m)), "1", short(Math.exp(m))] },
   { name: "clip", label: "clip" },
+  { name: "log_ratio_now", label: "ratio of the later policy", least: 0.005, inks: ["down", "up"],
+    ticks: (m) => [short(Math.exp(-m)), "1", short(Math.exp(m))] },
 ].map((heat) => ({ ...heat, there: heat.name === "none" || (tokens && (heat.name === "clip" ? data.clips : heat.name in quantities)) }));
 for (const heat of HEATS) if (heat.least && heat.there) heat.most = Math.max(heat.least, quantile(heat.name, 0.98));
 let heat = HEATS[0];
@@ -284,6 +286,7 @@ function describe(at) {
   if (quantities.advantage) add("advantage", short(number("advantage", at)));
   if (quantities.value) add("value", short(number("value", at)));
   if (quantities.log_ratio) add("ratio", Number.isNaN(ratio) ? "not in the update" : short(ratio));
+  if (quantities.log_ratio_now) add("ratio, later policy", short(Math.exp(number("log_ratio_now", at))));
   if (quantities.reference) add("log-ratio to the reference", short(logprob - number("reference", at)));
   if (flags[at] & (ABOVE | BELOW)) add("clipped", flags[at] & ABOVE ? "above" : "below");
   return table;
@@ -362,7 +365,7 @@ addEventListener("keydown", (event) => {
   };
   const colour = HEATS[+event.key];
   if (event.key in actions && !(event.key === "Enter" && event.target.matches("button"))) actions[event.key]();
-  else if (/^[0-5]$/.test(event.key) && colour.there) { $("heat").value = colour.name; recolour(); }
+  else if (/^[0-6]$/.test(event.key) && colour.there) { $("heat").value = colour.name; recolour(); }
   else return;
   event.preventDefault();
 });

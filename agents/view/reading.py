@@ -17,6 +17,7 @@ from agents.run_folder import RunFolder
 from agents.saved import saved_config, tokenizer_for
 from agents.setup import build_task
 from agents.stored import Stored, read_rollout, stored_iterations
+from agents.view.later import Later, later_policy
 from agents.view.pieces import Pieces
 from agents.view.shown import Shown, TokenNumbers
 
@@ -36,10 +37,13 @@ class Reading:
     """What is not shown, and why."""
 
 
-def read_run(path: str, *, limit: int = 4000, iterations: Sequence[int] | None = None) -> Reading:
+def read_run(
+    path: str, *, limit: int = 4000, iterations: Sequence[int] | None = None, checkpoint: str | None = None
+) -> Reading:
     """The completions of `iterations` (None: all), at most about `limit`: then of iterations evenly spaced.
 
-    Raises `ValueError` where this is not a run's folder, and where there is nothing to show.
+    With a `checkpoint` every token is scored under its policy, too. Raises `ValueError` where this is not a run's
+    folder, where there is nothing to show, and for a checkpoint without stored rollouts to score.
     """
     folder = RunFolder(Path(path))
     config = saved_config(folder)
@@ -49,10 +53,14 @@ def read_run(path: str, *, limit: int = 4000, iterations: Sequence[int] | None =
         wanted = chosen(there, iterations)
         first = read_rollout(folder.path, wanted[0])
         kept = spaced(wanted, max(1, limit // max(len(first), 1)))
-        pieces = Pieces(tokenizer_for(config.policy, build_task(config.task)))
-        stored = (read_rollout(folder.path, iteration) for iteration in kept)
-        completions = [shown for one in stored for shown in of_rollout(one, pieces)]
+        tokenizer = tokenizer_for(config.policy, build_task(config.task))
+        later = None if checkpoint is None else later_policy(path, checkpoint, len(tokenizer))
+        pieces, stored = Pieces(tokenizer), (read_rollout(folder.path, iteration) for iteration in kept)
+        completions = [shown for one in stored for shown in of_rollout(one, pieces, later)]
+        subtitle += "" if later is None else f"; the later policy is that of iteration {later.iteration}"
         return Reading(completions, subtitle, left_out(len(kept), len(wanted)))
+    if checkpoint is not None:
+        raise ValueError(f"checkpoint={checkpoint} needs stored rollouts to score: train with logging.rollouts=true")
     if not folder.completions.is_file():
         raise ValueError(f"{folder.path} has neither stored rollouts nor {folder.completions.name}: nothing to show")
     records = [
@@ -114,9 +122,10 @@ def of_line(record: dict[str, Any]) -> Shown:
     return Shown(**{name: record[name] for name in names}, reason=record.get("reason") or "")
 
 
-def of_rollout(stored: Stored, pieces: Pieces) -> Iterator[Shown]:
+def of_rollout(stored: Stored, pieces: Pieces, later: Later | None = None) -> Iterator[Shown]:
     """The completions of an iteration, group by group."""
     rollout = stored.rollout
+    now = None if later is None else later.logprob(rollout) - rollout.sampled_logprob
     for row in torch.argsort(rollout.problem, stable=True).tolist():
         sample, verdict = stored.samples[row], stored.verdicts[row]
         yield Shown(
@@ -131,12 +140,12 @@ def of_rollout(stored: Stored, pieces: Pieces) -> Iterator[Shown]:
             parts={name: float(score) for name, score in verdict.parts.items()},
             reason=verdict.reason,
             part_reasons={name: str(score.info.get("reason", "")) for name, score in verdict.parts.items()},
-            tokens=token_numbers(stored, row, pieces),
+            tokens=token_numbers(stored, row, pieces, now),
         )
 
 
-def token_numbers(stored: Stored, row: int, pieces: Pieces) -> TokenNumbers:
-    """What sampler and update knew about the tokens of a row."""
+def token_numbers(stored: Stored, row: int, pieces: Pieces, now: Tensor | None = None) -> TokenNumbers:
+    """What sampler and update knew about the tokens of a row; `now`: log-ratio of a later policy."""
     rollout = stored.rollout
     first, length = int(rollout.prompt_length[row]), int(rollout.length[row])
     count = length - first
@@ -146,6 +155,7 @@ def token_numbers(stored: Stored, row: int, pieces: Pieces) -> TokenNumbers:
         "entropy": None if rollout.entropy is None else rollout.entropy[row],
         "advantage": None if stored.advantage is None else stored.advantage[row].expand(rollout.mask.shape[1]),
         "log_ratio": stored.ratio[row].log(),
+        "log_ratio_now": None if now is None else now[row],
         "value": None if rollout.value is None else rollout.value[row],
         "reference": None if rollout.reference_logprob is None else rollout.reference_logprob[row],
     }

@@ -21,8 +21,8 @@ class TokenNumbers:
     clipped: np.ndarray
     """(L,) 1 clipped above, -1 below, else 0."""
     quantities: Mapping[str, np.ndarray]
-    """(L,) float each, NaN where there is none: `logprob`, `entropy`, `advantage`, `log_ratio`, `value`, and
-    `reference` (the reference policy's log-probability)."""
+    """(L,) float each, NaN where there is none: `logprob`, `entropy`, `advantage`, `log_ratio`, `value`,
+    `log_ratio_now` (of a later policy) and `reference` (the reference policy's log-probability)."""
 
     def __len__(self) -> int:
         return len(self.pieces)

@@ -170,6 +170,18 @@ def test_numbers_of_tokens_are_those_that_were_stored(run):
     assert data["part_values"][data["parts"].index("right")][place] == stored.verdicts[row].value
 
 
+def test_a_checkpoint_scores_every_token_and_its_own_rollout_is_as_it_was_drawn(run):
+    """The policy of iteration 2 drew the rollout of iteration 3; those before it were drawn by others."""
+    reading = read_run(str(run), checkpoint="2")
+    assert "the later policy is that of iteration 2" in reading.subtitle
+    ratios = {
+        i: np.concatenate([one.tokens.quantities["log_ratio_now"] for one in reading.completions if one.iteration == i])
+        for i in (1, 3)
+    }
+    assert np.abs(ratios[3]).max() < 1e-4
+    assert np.abs(ratios[1]).max() > 0.1
+
+
 def test_injected_tokens_are_marked_and_have_no_numbers():
     """The second and third of four tokens are the environment's; the last is the end token, 5 of "0123="."""
     rollout = make_rollout([[1, 4]], [[0, 1, 2, 5]], masks=[[1, 0, 0, 1]], returns=[0.5])
@@ -228,6 +240,8 @@ def test_a_run_without_stored_rollouts_shows_texts_and_says_so(tmp_path):
     with (run / "completions.jsonl").open("a") as file:
         file.write('{"iteration": 5, "probl')  # a crash
     assert len(read_run(str(run)).completions) == 32
+    with pytest.raises(ValueError, match="checkpoint=last needs stored rollouts"):
+        read_run(str(run), checkpoint="last")
     (run / "completions.jsonl").unlink()
     with pytest.raises(ValueError, match="neither stored rollouts nor completions"):
         read_run(str(run))
@@ -241,6 +255,8 @@ def test_a_limit_keeps_whole_iterations_the_first_and_the_last(run):
 def test_mistakes_are_named(run, tmp_path):
     with pytest.raises(ValueError, match=r"iterations must be some of 1 to 3, got \[9\]"):
         read_run(str(run), iterations=[9])
+    with pytest.raises(ValueError, match="no checkpoint of iteration 99"):
+        read_run(str(run), checkpoint="99")
     with pytest.raises(ValueError, match="is not the folder of a run"):
         view(ViewConfig(run=str(tmp_path)))
     for settings, message in (({"limit": 0}, "limit must be at least 1"), ({"output": "a.txt"}, "an HTML file")):
