@@ -63,6 +63,7 @@ def packed(completions: Sequence[Shown], *, title: str, subtitle: str = "", noti
         "problem": [one.problem for one in rows],
         "episode": [one.episode for one in rows],
         "prompt": [strings(one.prompt) for one in rows],
+        "question": [strings(one.question) for one in rows],
         "completion": [sound(one.completion) for one in rows],
         "finish": [finishes(one.finish_reason) for one in rows],
         "reward": [rounded(one.reward) for one in rows],

@@ -176,9 +176,14 @@ function drawGroup({ group, matching }) {
     const told = spread(values) ? `reward ${short(mean(values))} ± ${short(spread(values))}` : `all worth ${short(values[0])}`;
     head.append(make("span", "dots", told));
   }
-  const text = data.strings[data.prompt[first]];
-  const prompt = box.appendChild(make("div", text.split("\n").length < 4 && text.length < 300 ? "prompt short" : "prompt"));
+  const whole = data.strings[data.prompt[first]], text = data.strings[data.question[first]] || whole;
+  const prompt = box.appendChild(make("div", "prompt"));
   prompt.append(visible(text));
+  if (text.split("\n").length < 4 && text.length < 300) prompt.classList.add("short");
+  if (text !== whole) prompt.title = "click for the whole prompt";
+  prompt.addEventListener("click", () => {
+    prompt.replaceChildren(visible(prompt.classList.toggle("open") ? whole : text));
+  });
   for (const k of group) box.append(drawRow(k, matching.has(k)));
   return box;
 }
@@ -371,9 +376,8 @@ addEventListener("keydown", (event) => {
 });
 $("groups").addEventListener("click", (event) => {
   if (String(getSelection())) return; // text is being marked
-  const prompt = event.target.closest(".prompt"), row = event.target.closest(".row");
-  if (prompt) prompt.classList.toggle("open");
-  else if (row && !event.target.closest(".details")) { select(+row.dataset.k, false); toggle(+row.dataset.k); }
+  const row = event.target.closest(".row");
+  if (row && !event.target.closest(".details")) { select(+row.dataset.k, false); toggle(+row.dataset.k); }
 });
 $("groups").addEventListener("mouseover", (event) => point(event.target.closest("i[data-at]")));
 $("groups").addEventListener("mouseleave", () => point(null));

@@ -138,10 +138,17 @@ def of_rollout(stored: Stored, pieces: Pieces, later: Later | None = None) -> It
             reward=float(rollout.returns[row]),
             valid=bool(rollout.valid[row]),
             parts={name: float(score) for name, score in verdict.parts.items()},
+            question=question(sample),
             reason=verdict.reason,
             part_reasons={name: str(score.info.get("reason", "")) for name, score in verdict.parts.items()},
             tokens=token_numbers(stored, row, pieces, now),
         )
+
+
+def question(sample: Sample) -> str:
+    """What the user of a chat asked last in the prompt; what came later is the conversation's."""
+    asked = (message["content"] for message in reversed(sample.messages) if message["role"] == "user")
+    return next((text for text in asked if text in sample.prompt), "")
 
 
 def token_numbers(stored: Stored, row: int, pieces: Pieces, now: Tensor | None = None) -> TokenNumbers:

@@ -42,6 +42,8 @@ class Shown:
     valid: bool
     parts: Mapping[str, float]
     """Each part of the reward, unweighted."""
+    question: str = ""
+    """What a chat asked last, without the frame around it; empty: the prompt is all there is."""
     reason: str = ""
     part_reasons: Mapping[str, str] = field(default_factory=dict)
     tokens: TokenNumbers | None = None

@@ -24,7 +24,7 @@ from agents.view import Shown, TokenNumbers, packed, page
 from agents.view.__main__ import ViewConfig, main, view
 from agents.view.packing import ABOVE, INJECTED, SPECIAL
 from agents.view.pieces import Pieces
-from agents.view.reading import NO_ROLLOUTS, of_rollout, read_run
+from agents.view.reading import NO_ROLLOUTS, of_rollout, question, read_run
 from rewards.scoring import Verdict
 from rewards.types import Sample, Score
 from textenv import load_tokenizer
@@ -88,7 +88,8 @@ def hostile_page(copies=1):
     """Every field that a model or a task writes, hostile."""
     rows = [
         shown(
-            problem=problem, prompt=text, completion=text, finish_reason=text, reason=text, parts={text or "-": 0.5},
+            problem=problem, prompt=text + "!", question=text, completion=text,
+            finish_reason=text, reason=text, parts={text or "-": 0.5},
             part_reasons={text or "-": text}, tokens=tokens([text, text[:5]], logprob=[-0.5, -2.0]),
         )
         for problem in range(copies)
@@ -125,7 +126,7 @@ def test_no_text_ends_its_block_or_becomes_an_element():
     data = json.loads(blocks.scripts[0])
     told = [text.replace("\ud800", "\ufffd") for text in HOSTILE]
     assert data["completion"] == told
-    assert set(data["strings"]) == set(told)
+    assert set(data["strings"]) == {*told, *(text + "!" for text in told)}
     assert data["title"] == HOSTILE[0]
 
 
@@ -216,6 +217,13 @@ def test_a_character_of_several_tokens_stands_at_the_last_of_them():
     pieces, special = Pieces(load_tokenizer("byte")).of([*"aé🙂".encode(), 195, 33, 257])
     assert pieces == ["a", "", "é", "", "", "", "🙂", "�", "!", "<eos>"]
     assert special.tolist() == [False] * 9 + [True]
+
+
+def test_the_question_of_a_chat_is_its_last_in_the_prompt():
+    told = ({"role": "system", "content": "be kind"}, {"role": "user", "content": "1 + 1?"})
+    later = (*told, {"role": "assistant", "content": "2"}, {"role": "user", "content": "and then?"})
+    assert question(Sample("<s>be kind<u>1 + 1?", "2", messages=later)) == "1 + 1?"
+    assert question(Sample("1=", "2")) == ""
 
 
 def test_groups_are_brought_together_and_large_numbers_kept_within_a_half_float():
