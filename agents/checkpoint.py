@@ -62,7 +62,7 @@ def save(
             _set_aside(final)
         scratch.rename(final)
     except OSError as error:
-        raise OSError(error.errno, f"the checkpoint {final} could not be written ({error.strerror})") from error
+        raise OSError(error.errno, f"{final} could not be written ({error.strerror or error})") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     _flush(checkpoints)
@@ -124,6 +124,11 @@ def best_iteration(folder: Path | str) -> int | None:
     """The iteration with the highest held-out metric, the earlier of equals; None when none has a metric."""
     metrics = {_iteration(path): metric for path in _newest_first(folder) if (metric := _metric(path)) is not None}
     return min(metrics, key=lambda i: (-metrics[i], i)) if metrics else None
+
+
+def metric(folder: Path | str, iteration: int) -> float | None:
+    """The held-out metric of an iteration's checkpoint; None where it was not examined or is not there."""
+    return next((_metric(path) for path in _newest_first(folder) if _iteration(path) == iteration), None)
 
 
 def best_metric(folder: Path | str) -> float | None:

@@ -51,8 +51,12 @@ def tokenizer_hash(tokenizer: Tokenizer) -> str:
 @torch.no_grad()
 def weights_hash(model: nn.Module, dtype: torch.dtype | None = None) -> str:
     """Of names, shapes and the sum of every parameter's bits (in `dtype`): as fast as memory is read."""
-    parameters = {name: p if dtype is None else p.to(dtype) for name, p in model.named_parameters()}
-    return short_hash({name: [list(p.shape), str(p.dtype), bit_sum(p)] for name, p in parameters.items()})
+    return short_hash(
+        {
+            name: [list(p.shape), str(dtype or p.dtype), bit_sum(p.to(dtype or p.dtype))]
+            for name, p in model.named_parameters()
+        }
+    )
 
 
 def bit_sum(x: Tensor) -> int:

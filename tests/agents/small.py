@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 import warnings
 from collections.abc import Sequence
 from dataclasses import fields as fields_of
@@ -308,3 +309,18 @@ def moody(completion: str) -> float:
 def wants_a_colour(completion: str, colour: str) -> float:
     """A reward that asks for a column that no task here has."""
     return float(colour in completion)
+
+
+def capricious(completion: str) -> float:
+    """A reward that draws from every global generator there is, as no reward should."""
+    return moody(completion) + random.random() + float(np.random.rand()) + float(torch.rand(()))
+
+
+def share_right(completion: str, answer: str) -> float:
+    """`Echo`'s own reward as a function."""
+    return ShareRight()(completion, answer)
+
+
+def share_wrong(completion: str, answer: str) -> float:
+    """Its opposite."""
+    return 1.0 - ShareRight()(completion, answer)

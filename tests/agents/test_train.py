@@ -11,6 +11,7 @@ import time
 
 import pytest
 import torch
+from killed import assert_same_run
 
 from agents import checkpoint
 from agents.metrics import read_metrics
@@ -234,7 +235,7 @@ def test_a_killed_run_loses_at_most_the_checkpoint_interval_and_an_interrupted_o
 
     run("resume=runs/long", f"iterations={stopped + 1}")
     run(*settings[:-3], "evaluation.every=0", "name=whole", f"iterations={stopped + 1}")
-    same(curve(tmp_path / "runs/whole"), curve(folder))
+    assert_same_run(tmp_path / "runs/whole", folder)
 
 
 def problems(path, *lines):
