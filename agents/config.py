@@ -212,6 +212,8 @@ class TrainConfig:
     """Of torch on the CPU; null: torch decides."""
     resume: str | None = None
     """The folder of a run to continue."""
+    explain: bool = False
+    """Print what the run would do, and do nothing; `--explain` is the same."""
 
     def __post_init__(self) -> None:
         require(self.iterations >= 1, f"iterations must be at least 1, got {self.iterations}")
