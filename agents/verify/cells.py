@@ -6,22 +6,29 @@ really does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from itertools import product
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import yaml
+
 from agents.grpo import GRPOConfig
+from agents.losses import AGGREGATIONS
 from agents.optim import OptimConfig
 from agents.ppo import PPOConfig
 from agents.verify.scene import Scene, scene
 
+CONFIGS: dict[str, type[GRPOConfig] | type[PPOConfig]] = {"grpo": GRPOConfig, "ppo": PPOConfig}
 PLAIN: dict[str, dict[str, Any]] = {
     "grpo": {"baseline": "leave_one_out", "scale_advantages": "none", "aggregation": "sequence_sum"},
-    "ppo": {"whiten_advantages": False, "aggregation": "sequence_sum"},
+    "ppo": {"whiten_advantages": False, "truncation": "terminal", "aggregation": "sequence_sum"},
 }
 """The policy gradient itself; a cell names what it has otherwise."""
+EXPERIMENTS = Path(__file__).parents[2] / "conf" / "experiment"
 NO_CLIP = {"clip_low": 1.0, "clip_high": 1e9}
+ONCE = {"aggregation": "sequence_mean"}
+"""A ratio of whole answers counts once an answer."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,8 @@ class Cell:
     agent: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     """What differs from `PLAIN`; `aggregation` belongs to the optimizer."""
+    label: str | None = None
+    """For settings that have a name: these differ from the configuration's own defaults instead."""
     scene_name: str = "letters"
     older: bool = False
     """Whether an older policy acted, as in the second epoch of an update."""
@@ -45,6 +54,8 @@ class Cell:
     @property
     def name(self) -> str:
         """The settings in words."""
+        if self.label is not None:
+            return self.label
         words = [f"{name}={_short(value)}" for name, value in self.settings.items()]
         words += ["V wrong"] * (self.critic == "wrong") + ["older samples"] * self.older
         return f"{self.agent} {' '.join(words)}".strip()
@@ -55,15 +66,13 @@ class Cell:
 
     def config(self) -> GRPOConfig | PPOConfig:
         """Raises `ValueError` where the project refuses the settings."""
-        settings = PLAIN[self.agent] | dict(self.settings)
-        optim = OptimConfig(aggregation=settings.pop("aggregation"))
-        if self.agent == "grpo":
-            return GRPOConfig(optim=optim, **settings)
-        return PPOConfig(optim=optim, **settings)
+        settings = dict(self.settings) if self.label is not None else PLAIN[self.agent] | dict(self.settings)
+        optim = OptimConfig(aggregation=settings.pop("aggregation", OptimConfig.aggregation))
+        return CONFIGS[self.agent](optim=optim, **settings)
 
 
 def _short(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else str(value).lower()
 
 
 def cells(section: str, agent: str, *lines: Mapping[str, Any], **common: Any) -> list[Cell]:
@@ -75,17 +84,19 @@ def table() -> list[Cell]:
     """The cells that are shown: one setting at a time, and those that people combine."""
     return [
         *cells(
-            "Advantages",
+            "Advantages of a group",
             "grpo",
             {},
             {"baseline": "none"},
             {"baseline": "group"},
-            {"baseline": "group", "scale_advantages": "batch"},
+            {"returns": "to_go"},
+            {"scale_advantages": "group"},
             {"baseline": "group", "scale_advantages": "group"},
-            {"baseline": "leave_one_out", "scale_advantages": "group"},
+            {"returns": "to_go", "baseline": "none", "whiten_advantages": True},
+            {"baseline": "group", "scale_advantages": "group", "normalize_each_reward": True},
         ),
         *cells(
-            "Advantages of two prompts, an easy and a hard one",
+            "Advantages of two groups: an easy prompt, and a hard one that pays little",
             "grpo",
             {},
             {"baseline": "group"},
@@ -97,21 +108,128 @@ def table() -> list[Cell]:
         ),
         *cells("Aggregation", "grpo", *({"aggregation": name} for name in AGGREGATIONS)),
         *cells(
-            "KL",
+            "Aggregation",
+            "grpo",
+            {"aggregation": "sequence_mean", "ratio": "sequence"},
+            {"aggregation": "sequence_mean", "ratio": "product"},
+            {"aggregation": "sequence_sum", "ratio": "product"},
+        ),
+        *cells(
+            "KL of one token (three arms)",
             "grpo",
             *({"kl_coef": 1.0, "kl_estimator": kind} for kind in ("k1", "k2", "weighted_k3", "full", "k3")),
             {"kl_coef": 1.0, "kl_in": "reward"},
-            {"kl_coef": 1.0, "kl_in": "both"},
+            scene_name="bandit",
             scored=False,
         ),
         *cells(
-            "KL and reward",
+            "KL of one token, samples of an older policy",
+            "grpo",
+            *({"kl_coef": 1.0, "kl_estimator": kind} for kind in ("k2", "weighted_k3", "full", "k3")),
+            {"kl_coef": 1.0, "kl_in": "reward", "ratio": "product", "objective": "plain"} | ONCE,
+            scene_name="bandit",
+            older=True,
+            scored=False,
+        ),
+        *cells(
+            "KL of whole answers",
+            "grpo",
+            *({"kl_coef": 1.0, "kl_estimator": kind} for kind in ("k2", "weighted_k3", "full", "k3")),
+            {"kl_coef": 1.0, "kl_in": "reward"},
+            *({"kl_coef": 1.0, "kl_in": "reward", "kl_estimator": kind} for kind in ("k3", "full")),
+            {"kl_coef": 1.0, "kl_in": "both"},
+            {"kl_coef": 1.0, "kl_in": "both", "kl_estimator": "k2"},
+            scored=False,
+        ),
+        *cells(
+            "Reward and KL, or entropy",
             "grpo",
             {"kl_coef": 0.1},
+            {"kl_coef": 0.1, "baseline": "group"},
             {"kl_coef": 0.1, "kl_in": "reward"},
             {"kl_coef": 0.1, "kl_in": "reward", "baseline": "group"},
             {"kl_coef": 0.1, "kl_in": "both"},
             {"kl_coef": 0.1, "kl_in": "both", "baseline": "group"},
             {"entropy_coef": 0.1},
         ),
+        *cells(
+            "Samples of an older policy",
+            "grpo",
+            {"ratio": "product", "objective": "plain"} | ONCE,
+            {"ratio": "product", "objective": "cispo"} | NO_CLIP,
+            {"ratio": "product"} | ONCE,
+            {"ratio": "token", "objective": "plain"},
+            {"ratio": "token"},
+            {"ratio": "token", "clip_high": 0.28, "ratio_cap": 3.0},
+            {"ratio": "token", "objective": "cispo", "clip_low": 1.0, "clip_high": 4.0},
+            {"ratio": "sequence", "objective": "plain"},
+            {"ratio": "sequence"},
+            older=True,
+        ),
+        *cells(
+            "Credit by a critic",
+            "ppo",
+            {},
+            {"gamma": 0.9},
+            {"lam": 0.5},
+            {"whiten_advantages": True},
+            {"whiten_rewards": "returns"},
+            {"whiten_rewards": "tokens"},
+            {"reward_clip": 0.5},
+            {"objective": "penalty"},
+            {"entropy_coef": 0.1},
+            *({"aggregation": name} for name in AGGREGATIONS if name != "sequence_sum"),
+        ),
+        *cells("Credit by a critic that is wrong", "ppo", {}, {"lam": 0.95}, {"lam": 0.5}, {"lam": 0.0}, critic="wrong"),
+        *cells(
+            "PPO and the KL",
+            "ppo",
+            {"kl_coef": 0.1},
+            {"kl_coef": 0.1, "kl_in": "loss"},
+            {"kl_coef": 0.1, "kl_in": "loss", "kl_estimator": "full"},
+            {"kl_coef": 0.1, "kl_in": "loss", "kl_estimator": "k3"},
+            {"kl_coef": 0.1, "kl_in": "both"},
+            {"kl_coef": 0.1, "kl_in": "loss", "kl_estimator": "k1"},
+        ),
+        *cells("PPO's later epochs", "ppo", {}, {"clip_high": 0.28, "ratio_cap": 3.0}, {"objective": "penalty"}, older=True),
+        *cells(
+            "Answers that the budget cuts, where they would have gone on",
+            "ppo",
+            {"truncation": "bootstrap"},
+            {"truncation": "terminal"},
+            {"truncation": "penalty", "truncation_penalty": 0.5},
+            {"truncation": "mask"},
+            whole_task=True,
+        ),
+        *cells(
+            "Answers that the budget cuts, where they would have gone on",
+            "ppo",
+            {"truncation": "bootstrap"},
+            whole_task=True,
+            critic="wrong",
+        ),
+        *cells(
+            "Answers that the budget cuts, where they would have gone on",
+            "grpo",
+            {"truncation": "keep"},
+            {"truncation": "mask", "aggregation": "constant"},
+            {"truncation": "mask"},
+            whole_task=True,
+        ),
+        *named(),
+        *cells("Four tokens, three long", "grpo", {}, {"baseline": "group"}, {"aggregation": "token_mean"}, scene_name="long"),
+        *cells("Four tokens, three long", "ppo", {}, {"kl_coef": 0.1}, scene_name="long"),
     ]
+
+
+def named() -> list[Cell]:
+    """Settings that have a name: the agents' defaults and `conf/experiment`, at the first step of an update."""
+    found = [Cell("By name", agent, label=f"agent={agent}") for agent in CONFIGS]
+    for path in sorted(EXPERIMENTS.glob("*.yaml")):
+        experiment = yaml.safe_load(path.read_text(encoding="utf-8"))
+        agents = [line["override /agent"] for line in experiment.get("defaults", []) if "override /agent" in line]
+        if agents and agents[0] in CONFIGS:
+            settings = dict(experiment.get("agent", {}))
+            settings |= {"aggregation": settings.pop("optim", {}).get("aggregation", OptimConfig.aggregation)}
+            found.append(Cell("By name", agents[0], settings, label=f"experiment={path.stem}"))
+    return found

@@ -16,7 +16,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from agents.credit import counted
 from agents.grpo import GRPO
+from agents.kl import k1
 from agents.losses import token_weights, weighted_sum
 from agents.policy import Evaluation
 from agents.ppo import PPO
@@ -62,18 +64,35 @@ def estimate(cell: Cell) -> Estimate:
         parts = [rows[slice(start, start + batch.shape[1])] for start in range(0, len(rows), batch.shape[1])]
         advantages, weights = zip(*(step_inputs(agent, part) for part in parts), strict=True)
         loss = agent.loss(rows, *(torch.cat(column) for column in zip(*advantages, strict=True))).loss
-        weighted_sum(loss, torch.cat(weights)).backward()
-        assert leaves.scores is not None
-        by_row = -to_logits(where, leaves.policy, leaves.scores, batch.flatten())
-        by_batch = by_row.view(*batch.shape, -1).sum(1)
+        return summed(where, leaves, batch, probability, weighted_sum(loss, torch.cat(weights)))
+
+
+def estimate_k1(where: Scene) -> Estimate:
+    """What k1 would do in a loss, where the project refuses it."""
+    with in_float64():
+        leaves = Leaves(where.policy)
+        batch, probability = where.batches()
+        rows = where.world.rollout(batch.flatten())
+        loss = k1(leaves.evaluate(rows).logprob, where.reference.score(rows).logprob)
+        return summed(where, leaves, batch, probability, loss[rows.mask].sum() / batch.shape[1])
+
+
+def summed(
+    where: Scene, leaves: Leaves, batch: Int[Tensor, "B N"], probability: Float[Tensor, "B"], loss: Float[Tensor, ""]
+) -> Estimate:
+    """The gradient of the `loss` of all batches together, taken apart and weighed by how probable each is."""
+    loss.backward()
+    by_row = -to_logits(where, leaves, batch.flatten())
+    by_batch = by_row.view(*batch.shape, -1).sum(1)
     mean = probability @ by_batch
     return Estimate(mean, float(probability @ (by_batch - mean).square().sum(1)))
 
 
-def step_inputs(agent: Any, part: Rollout) -> tuple[tuple[Tensor, ...], Tensor]:
-    """What a batch gives to the loss, and the weight of each token."""
-    advantages = agent.advantages(part)
-    weight = token_weights(part.trainable, agent.config.optim.aggregation, max_tokens=part.mask.shape[1])
+def step_inputs(agent: GRPO | PPO, part: Rollout) -> tuple[tuple[Tensor, ...], Tensor]:
+    """What a batch gives to the loss, and the weight of each token, as `update` and `Optimizer.descend` make them."""
+    config, advantages = agent.config, agent.advantages(part)
+    carries_loss = counted(part, config.truncation).trainable
+    weight = token_weights(carries_loss, config.optim.aggregation, max_tokens=part.mask.shape[1])
     return advantages if isinstance(advantages, tuple) else (advantages,), weight
 
 
@@ -120,12 +139,12 @@ def annotated(cell: Cell, number: Int[Tensor, "N"]) -> Rollout:
     )
 
 
-def to_logits(
-    where: Scene, policy: TablePolicy, scores: Evaluation, number: Int[Tensor, "N"]
-) -> Float[Tensor, "N D"]:
-    """The slopes that a loss left in `scores`, carried on to the policy's logits, row by row."""
-    all_of_them = where.world.rollout(torch.arange(len(where.world.prompt)))
-    live = policy.evaluate(all_of_them, with_entropy=scores.entropy is not None, kl_to=where.reference)
+def to_logits(where: Scene, leaves: Leaves, number: Int[Tensor, "N"]) -> Float[Tensor, "N D"]:
+    """The slopes that a loss left in the scores, carried on to the policy's logits, row by row."""
+    policy, scores = leaves.policy, leaves.scores
+    assert scores is not None
+    every = where.world.rollout(torch.arange(len(where.world.prompt)))
+    live = policy.evaluate(every, with_entropy=True, kl_to=where.reference)
     total = torch.zeros(len(number), policy.model.weight.numel(), dtype=torch.float64)
     for name in ("logprob", "entropy", "kl"):
         leaf, x = getattr(scores, name), getattr(live, name)

@@ -28,9 +28,11 @@ def reward_and_beyond(scene: Scene) -> Float[Tensor, ""]:
 
 
 def reward_of_ended(scene: Scene) -> Float[Tensor, ""]:
-    """E[R | ended]: the mean score of what was not cut off, of one prompt."""
-    mass = scene.policy.trajectories().exp()[~scene.world.truncated]
-    return (mass * scene.world.score[~scene.world.truncated]).sum() / mass.sum()
+    """E[R - mean; ended]: an answer that was cut off counts neither as good nor as bad, the others as far as they are
+    better than the mean of all, which is held fixed. Of one prompt."""
+    mass, ended = scene.policy.trajectories().exp(), ~scene.world.truncated
+    mean = (scene.probability() * scene.world.score).sum()
+    return (mass * (scene.world.score - mean))[ended].sum()
 
 
 def cut(scene: Scene) -> Float[Tensor, ""]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from math import comb
 
+from agents.grpo import GRPOConfig
 from agents.verify.cells import Cell
 
 REASONS = {
@@ -35,7 +35,7 @@ REASONS = {
     "paid": "the KL that was paid is the older policy's",
     "mask critic": "V is no baseline among the answers that are left",
     "mask baseline": "without a baseline an answer that is left counts for its score and for being left",
-    "mask count": "the answers that are left share one sum, and how many there are is chance",
+    "mask count": "the answers that are left share one weight, and how many they are is chance",
     "mask kl": "the KL of the answers that are left out is missing",
 }
 """Why a cell is no multiple of any objective's gradient, and what that is good for."""
@@ -59,7 +59,7 @@ def promise(cell: Cell) -> Promise:
 def of_aggregation(cell: Cell) -> Iterator[str]:
     """Weights that depend on how long answers are."""
     config = cell.config()
-    aggregation, once = config.optim.aggregation, level(cell) == "product"
+    aggregation, once = config.optim.aggregation, counts_once(cell)
     if len(cell.scene.world.length.unique()) == 1:
         return
     if once and aggregation != "sequence_mean" and credits(cell):
@@ -78,7 +78,7 @@ def of_truncation(cell: Cell) -> Iterator[str]:
         return
     if config.kl_coef > 0 or config.entropy_coef > 0:
         yield "mask kl"
-    if config.optim.aggregation == "sequence_sum":
+    if config.optim.aggregation != "constant":
         yield "mask count"
     if cell.agent == "ppo":
         yield "mask critic"
@@ -103,13 +103,13 @@ def of_grpo(cell: Cell) -> Iterator[str]:
         return
     if config.scale_advantages != "none":
         yield f"scale {config.scale_advantages}"
+    if config.whiten_advantages:
+        yield "whiten"
     if cell.older:
-        if config.objective == "cispo":
-            yield "cispo"
-        elif config.objective == "clip" and (config.clip_low < 1 or config.clip_high < 1e6):
-            yield "clip"
-        if level(cell) != "product":
-            yield level(cell)
+        if config.objective != "plain" and (config.clip_low < 1 or config.clip_high < 1e6):
+            yield config.objective
+        if config.ratio != "product":
+            yield config.ratio
 
 
 def of_ppo(cell: Cell) -> Iterator[str]:
@@ -138,9 +138,10 @@ def credits(cell: Cell) -> bool:
     return cell.scored or cell.critic == "wrong" or (config.kl_coef > 0 and config.kl_in != "loss")
 
 
-def level(cell: Cell) -> str:
-    """Of the ratio."""
-    return getattr(cell.config(), "ratio", "token")
+def counts_once(cell: Cell) -> bool:
+    """Whether the objective has one factor a row, not one a token: only a mean over its tokens then counts it once."""
+    config = cell.config()
+    return isinstance(config, GRPOConfig) and config.ratio == "product" and config.objective != "cispo"
 
 
 def parts(cell: Cell) -> dict[str, float]:
@@ -176,23 +177,11 @@ def truth(cell: Cell) -> dict[str, float]:
 
 def baseline_factor(cell: Cell) -> float:
     """What is left of the gradient by a baseline that the answer itself is a part of."""
-    if cell.agent == "ppo":
-        return 1.0
     config, world = cell.config(), cell.scene.world
-    size = world.group_size * (world.num_prompts if config.baseline == "batch" else 1)
-    if config.truncation != "mask":
-        return left(config.baseline, size)
-    # An answer that is left has n - 1 others beside it, each of which is left with the same probability.
-    ended = float(cell.scene.probability()[~world.truncated].sum())
-    counts = ((n, comb(size - 1, n - 1) * ended ** (n - 1) * (1 - ended) ** (size - n)) for n in range(1, size + 1))
-    return ended * sum(chance * left(config.baseline, n) for n, chance in counts)
-
-
-def left(baseline: str, size: int) -> float:
-    """In a group of `size`."""
-    if baseline == "none":
+    if not isinstance(config, GRPOConfig) or config.baseline in ("none", "leave_one_out"):
         return 1.0
-    return float(size > 1) if baseline == "leave_one_out" else (size - 1) / size
+    size = world.group_size * (world.num_prompts if config.baseline == "batch" else 1)
+    return (size - 1) / size
 
 
 def objective(cell: Cell) -> str:

@@ -17,8 +17,10 @@ from agents.verify.world import TablePolicy, World, enumerated
 
 BANDIT = ([[0.3, -0.2, 0.5]], [[0.1, 0.2, -0.3]], [[-0.6, 0.3, 0.0]])
 """Three arms: the policy, an older one, the reference."""
-EASY_AND_HARD = ([[-1.0, 1.0], [1.0, -0.5], [2.0, -1.0], [-0.5, 1.0]],)
-"""Two prompts of two states: the right answer comes with probability .72 and .01."""
+EASY_AND_HARD = ([[-1.0, 1.0], [1.0, -0.5], [0.5, -0.5], [-0.5, 0.5]],)
+"""Two prompts of two states: the best answer has probability .72 and .07."""
+SCORES = [0.0, 1.0, 0.0, 0.0, 0.3, 0.1]
+"""What they pay for ending at once, for a letter and an end, for two letters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +80,14 @@ def scene(name: str, *, older: bool = False) -> Scene:
     """The scene of that name; with `older` the policy that acted is not the one whose gradient is asked for.
 
     `bandit`: three arms of one token. `letters`: one prompt, two letters and an end, at most two tokens. `prompts`: two
-    of them, one easy and one hard, answers right or wrong. `long`: four tokens, up to three of them.
+    of one letter, one easy and one hard. `long`: four tokens, up to three of them.
     """
     if name == "bandit":
         made, logits = enumerated(3, 1, group_size=2), BANDIT
     elif name == "letters":
         made, logits = enumerated(3, 2, group_size=3, beyond=1.0), ()
     elif name == "prompts":
-        made, logits = enumerated(2, 2, prompts=2, group_size=3, score=[0.0, 1.0, 0.0]), EASY_AND_HARD
+        made, logits = enumerated(2, 2, prompts=2, group_size=3, score=SCORES), EASY_AND_HARD
     elif name == "long":
         made, logits = enumerated(4, 3, group_size=2), ()
     else:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from agents.verify.cells import Cell
-from agents.verify.estimate import estimate, in_float64
-from agents.verify.exact import mixture
+from agents.verify.estimate import estimate, estimate_k1, in_float64
+from agents.verify.exact import gradient, mixture
 from agents.verify.promises import promise, truth
 
 TOLERANCE = 1e-10
@@ -50,7 +48,7 @@ def judge(cell: Cell) -> Verdict:
     try:
         cell.config()
     except ValueError as refusal:
-        return Verdict(cell.section, cell.name, "refused", kept=True, reasons=(str(refusal),))
+        return refused(cell, str(refusal))
     with in_float64():
         promised, found = promise(cell), estimate(cell)
         true, own = mixture(cell.scene, truth(cell)), mixture(cell.scene, promised.parts)
@@ -78,6 +76,23 @@ def judge(cell: Cell) -> Verdict:
     )
 
 
+def refused(cell: Cell, reason: str) -> Verdict:
+    """A row for what the project will not do; of k1 in the loss, what it would have done: nothing but noise."""
+    if (cell.settings.get("kl_estimator"), cell.settings.get("kl_in", "loss")) != ("k1", "loss"):
+        return Verdict(cell.section, cell.name, "refused", kept=True, reasons=(reason,))
+    found = estimate_k1(cell.scene)
+    return Verdict(
+        section=cell.section,
+        name=cell.name,
+        kind="refused",
+        kept=float(found.mean.norm()) <= TOLERANCE,
+        reasons=(reason,),
+        scale=0.0,
+        gradient=tuple(found.mean.tolist()),
+        true_gradient=tuple((-gradient(cell.scene, "kl")).tolist()),
+    )
+
+
 def projected(x: Float[Tensor, "D"], onto: Float[Tensor, "D"]) -> tuple[float, float]:
     """The multiple of `onto` that is closest to `x`, and what remains, relative to it."""
     scale = float(x @ onto / (onto @ onto))
@@ -95,7 +110,7 @@ def cosine(a: Float[Tensor, "D"], b: Float[Tensor, "D"]) -> float | None:
 NAMES = {
     "reward": "E[R]",
     "reward_and_beyond": "E[R + beyond]",
-    "reward_of_ended": "E[R | ended]",
+    "reward_of_ended": "E[R - mean; ended]",
     "cut": "P(cut)",
     "kl": "KL",
     "stepwise_kl": "stepwise KL",

@@ -18,6 +18,7 @@ from agents.rollout import Rollout
 from textenv.types import FinishReason
 
 END = 0
+WEIGHTS = (0.5, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,8 @@ class World:
     """In which each token is chosen; rows of a table policy."""
     score: Float[Tensor, "K"]
     """Paid at the last token."""
+    parts: Float[Tensor, "K 2"]
+    """Of which it is the sum, weighed by `WEIGHTS`."""
     beyond: Float[Tensor, "K"]
     """What would still have been earned on average had the budget not cut the trajectory off; 0 where it ended."""
 
@@ -62,19 +65,21 @@ class World:
         """The trajectories of these numbers, which stand in `episode`, as if collected. What may not be read is NaN."""
         mask, length = self.mask[number], self.length[number]
         prompt = (self.vocabulary + self.prompt[number])[:, None]
-        paid = torch.full(mask.shape, torch.nan).masked_fill(mask, 0.0)
+        unread = torch.full(mask.shape, torch.nan, dtype=torch.float64)
         return Rollout(
             tokens=torch.cat([prompt, self.token[number]], 1),
             prompt_length=torch.ones_like(length),
             length=1 + length,
             mask=mask,
-            sampled_logprob=torch.full(mask.shape, torch.nan),
-            reward=paid.scatter(1, length[:, None] - 1, self.score[number, None]),
+            sampled_logprob=unread,
+            reward=unread.masked_fill(mask, 0.0).scatter(1, length[:, None] - 1, self.score[number, None]),
             truncated=self.truncated[number],
             finish_reason=torch.where(self.truncated[number], int(FinishReason.BUDGET), int(FinishReason.EOS)),
             problem=self.prompt[number],
             episode=number,
             valid=torch.ones_like(length, dtype=torch.bool),
+            parts=self.parts[number],
+            part_weight=torch.tensor(WEIGHTS, dtype=torch.float64).expand(len(number), 2),
         )
 
 
@@ -101,8 +106,7 @@ def enumerated(
     score: Sequence[float] | None = None,
     beyond: float = 0.0,
 ) -> World:
-    """The world of all trajectories. `score`: one a trajectory, the same for every prompt; None: some numbers in [0, 1]
-    that are all different. What lies beyond the budget is worth up to `beyond`, differently for each trajectory."""
+    """The world of all trajectories. `score`: one a trajectory; None: some numbers in [0, 1] that are all different. What lies beyond the budget is worth up to `beyond`, differently for each trajectory."""
     texts = [text for _ in range(prompts) for text in written(vocabulary, budget)]
     prompt = [p for p in range(prompts) for _ in written(vocabulary, budget)]
     states: dict[tuple[int, ...], int] = {}
@@ -111,8 +115,9 @@ def enumerated(
         for p, text in zip(prompt, texts, strict=True)
     ]
     mask = rectangle([[1] * len(text) for text in texts], budget).bool()
-    some = torch.rand(2, len(texts), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    some = torch.rand(3, len(texts), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     cut = torch.tensor([text[-1] != END for text in texts])
+    paid = some[0] if score is None else torch.tensor(score, dtype=torch.float64)
     return World(
         vocabulary=vocabulary,
         budget=budget,
@@ -121,7 +126,8 @@ def enumerated(
         token=rectangle(texts, budget),
         mask=mask,
         state=rectangle(number, budget),
-        score=some[0] if score is None else torch.tensor([*score] * prompts, dtype=torch.float64),
+        score=paid,
+        parts=torch.stack([some[2], paid - WEIGHTS[0] * some[2]], 1),
         beyond=torch.where(cut, beyond * some[1], 0.0),
     )
 
