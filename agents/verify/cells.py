@@ -6,15 +6,18 @@ really does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-import yaml
+from omegaconf import OmegaConf
 
+from agents.advantages import BASELINES, SCALES
+from agents.credit import TRUNCATIONS
 from agents.grpo import GRPOConfig
-from agents.losses import AGGREGATIONS
+from agents.losses import AGGREGATIONS, OBJECTIVES, RATIOS
 from agents.optim import OptimConfig
 from agents.ppo import PPOConfig
 from agents.verify.scene import Scene, scene
@@ -160,7 +163,7 @@ def table() -> list[Cell]:
             {"ratio": "product"} | ONCE,
             {"ratio": "token", "objective": "plain"},
             {"ratio": "token"},
-            {"ratio": "token", "clip_high": 0.28, "ratio_cap": 3.0},
+            {"ratio": "token", "clip_high": 0.28, "ratio_cap": 1.5},
             {"ratio": "token", "objective": "cispo", "clip_low": 1.0, "clip_high": 4.0},
             {"ratio": "sequence", "objective": "plain"},
             {"ratio": "sequence"},
@@ -191,7 +194,7 @@ def table() -> list[Cell]:
             {"kl_coef": 0.1, "kl_in": "both"},
             {"kl_coef": 0.1, "kl_in": "loss", "kl_estimator": "k1"},
         ),
-        *cells("PPO's later epochs", "ppo", {}, {"clip_high": 0.28, "ratio_cap": 3.0}, {"objective": "penalty"}, older=True),
+        *cells("PPO's later epochs", "ppo", {}, {"clip_high": 0.28, "ratio_cap": 1.5}, {"objective": "penalty"}, older=True),
         *cells(
             "Answers that the budget cuts, where they would have gone on",
             "ppo",
@@ -199,12 +202,14 @@ def table() -> list[Cell]:
             {"truncation": "terminal"},
             {"truncation": "penalty", "truncation_penalty": 0.5},
             {"truncation": "mask"},
+            scene_name="cut",
             whole_task=True,
         ),
         *cells(
             "Answers that the budget cuts, where they would have gone on",
             "ppo",
             {"truncation": "bootstrap"},
+            scene_name="cut",
             whole_task=True,
             critic="wrong",
         ),
@@ -214,6 +219,7 @@ def table() -> list[Cell]:
             {"truncation": "keep"},
             {"truncation": "mask", "aggregation": "constant"},
             {"truncation": "mask"},
+            scene_name="cut",
             whole_task=True,
         ),
         *named(),
@@ -222,11 +228,44 @@ def table() -> list[Cell]:
     ]
 
 
+def combinations() -> list[Cell]:
+    """All of what goes together, and what is refused: some two thousand cells."""
+    kl: list[dict[str, Any]] = [{}, *({"kl_coef": 0.1, "kl_in": place} for place in ("reward", "both"))]
+    kl += [{"kl_coef": 0.1, "kl_in": "loss", "kl_estimator": kind} for kind in ("k2", "k3", "weighted_k3", "full")]
+    advantages = options("grpo", baseline=BASELINES, scale_advantages=SCALES)
+    aggregations = options("grpo", aggregation=AGGREGATIONS)
+    ratios = options("grpo", objective=OBJECTIVES, ratio=RATIOS, baseline=("leave_one_out", "group"))
+    cuts = options("grpo", truncation=("keep", "mask"))
+    critics = options("ppo", truncation=TRUNCATIONS, whiten_advantages=(False, True), lam=(1.0, 0.9))
+    steps = options("ppo", objective=("clip", "penalty"))
+    made = {"scene_name": "cut"}
+    return [
+        *cells("GRPO, its own samples", "grpo", *joined(advantages, aggregations, kl, cuts), **made),
+        *cells("GRPO, samples of an older policy", "grpo", *joined(ratios, aggregations, kl), **made, older=True),
+        *cells("PPO, its own samples", "ppo", *joined(critics, aggregations, kl), **made),
+        *cells("PPO, its own samples, a critic that is wrong", "ppo", *joined(critics, aggregations, kl), **made, critic="wrong"),
+        *cells("PPO, samples of an older policy", "ppo", *joined(steps, aggregations, kl), **made, older=True),
+    ]
+
+
+def options(agent: str, **choices: Sequence[Any]) -> list[dict[str, Any]]:
+    """Every combination, without what is `PLAIN`."""
+    found = [dict(zip(choices, values, strict=True)) for values in product(*choices.values())]
+    if agent == "ppo":
+        found = [line | {"truncation_penalty": 0.5} if line.get("truncation") == "penalty" else line for line in found]
+    return [{k: v for k, v in line.items() if k not in PLAIN[agent] or PLAIN[agent][k] != v} for line in found]
+
+
+def joined(*lists: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Every combination of one of each."""
+    return [{k: v for line in lines for k, v in line.items()} for lines in product(*lists)]
+
+
 def named() -> list[Cell]:
     """Settings that have a name: the agents' defaults and `conf/experiment`, at the first step of an update."""
     found = [Cell("By name", agent, label=f"agent={agent}") for agent in CONFIGS]
     for path in sorted(EXPERIMENTS.glob("*.yaml")):
-        experiment = yaml.safe_load(path.read_text(encoding="utf-8"))
+        experiment: Any = OmegaConf.to_container(OmegaConf.load(path))
         agents = [line["override /agent"] for line in experiment.get("defaults", []) if "override /agent" in line]
         if agents and agents[0] in CONFIGS:
             settings = dict(experiment.get("agent", {}))

@@ -109,7 +109,7 @@ def with_critic(cell: Cell) -> TablePolicy:
     where = cell.scene
     if cell.agent == "grpo":
         return where.policy
-    bootstraps = cell.settings.get("truncation", "bootstrap") == "bootstrap"
+    bootstraps = cell.config().truncation == "bootstrap"
     beyond = where.world.beyond if bootstraps else torch.zeros_like(where.world.beyond)
     value = where.value(where.world.score * cell.scored + beyond)
     if cell.critic == "wrong":

@@ -79,23 +79,26 @@ class Scene:
 def scene(name: str, *, older: bool = False) -> Scene:
     """The scene of that name; with `older` the policy that acted is not the one whose gradient is asked for.
 
-    `bandit`: three arms of one token. `letters`: one prompt, two letters and an end, at most two tokens. `prompts`: two
-    of one letter, one easy and one hard. `long`: four tokens, up to three of them.
+    `bandit`: three arms of one token. `letters`: one prompt, two letters and an end, at most two tokens. `cut`: the same
+    where more could be earned behind them. `prompts`: two of one letter, one easy and one hard. `long`: four tokens, at
+    most three of them.
     """
     if name == "bandit":
         made, logits = enumerated(3, 1, group_size=2), BANDIT
     elif name == "letters":
-        made, logits = enumerated(3, 2, group_size=3, beyond=1.0), ()
+        made, logits = enumerated(3, 2, group_size=3), ()
+    elif name == "cut":
+        made, logits = enumerated(3, 2, group_size=3, beyond=0.5), ()
     elif name == "prompts":
         made, logits = enumerated(2, 2, prompts=2, group_size=3, score=SCORES), EASY_AND_HARD
     elif name == "long":
         made, logits = enumerated(4, 3, group_size=2), ()
     else:
-        raise ValueError(f"scene must be one of bandit, letters, prompts, long, got {name!r}")
+        raise ValueError(f"scene must be one of bandit, letters, cut, prompts, long, got {name!r}")
     known = [torch.tensor(table, dtype=torch.float64) for table in logits]
     shape = made.num_states, made.vocabulary
     random = torch.randn(3, *shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     policy, change, reference = [*known, *random[len(known) :]]
-    old = change if len(known) > 1 else policy + 0.5 * change
+    old = change if len(known) > 1 else policy + 0.8 * change
     current = TablePolicy(made, policy)
     return Scene(made, current, TablePolicy(made, old) if older else current, TablePolicy(made, reference))
