@@ -109,14 +109,15 @@ def with_critic(cell: Cell) -> TablePolicy:
     where = cell.scene
     if cell.agent == "grpo":
         return where.policy
-    bootstraps = cell.config().truncation == "bootstrap"
-    beyond = where.world.beyond if bootstraps else torch.zeros_like(where.world.beyond)
-    value = where.value(where.world.score * cell.scored + beyond)
+    config, world = cell.config(), where.world
+    beyond = world.beyond if config.truncation == "bootstrap" else torch.zeros_like(world.beyond)
+    penalty = (getattr(config, "truncation_penalty", None) or 0.0) * world.truncated
+    value = where.value(world.score * cell.scored - penalty + beyond)
     if cell.critic == "wrong":
         value = value + torch.linspace(-1, 1, len(value), dtype=torch.float64)
         beyond = beyond + torch.linspace(1, 0, len(beyond), dtype=torch.float64)
-    unread = beyond.masked_fill(~where.world.truncated, torch.nan)
-    return TablePolicy(where.world, where.policy.model.weight.detach(), value=value, final_value=unread)
+    unread = beyond.masked_fill(~world.truncated, torch.nan)
+    return TablePolicy(world, where.policy.model.weight.detach(), value=value, final_value=unread)
 
 
 @torch.no_grad()
