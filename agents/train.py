@@ -52,10 +52,11 @@ def train(run: Run, *, say: Callable[[str], None] = print) -> dict[str, Any]:
             Progress(config.iterations, title=title, start=counters.iteration) as progress,
             Interrupt(progress.note) as interrupt,
         ):
+            run.on_round = progress.busy
             while not finished(run) and not interrupt.requested:
                 metrics, collected = run.iterate()
                 if completions is not None:
-                    completions.writelines(completion_lines(counters.iteration, collected))
+                    completions.writelines(completion_lines(counters.iteration, collected.everything))
                     completions.flush()
                 accuracy = None
                 if config.evaluation.every and counters.iteration % config.evaluation.every == 0:
@@ -64,7 +65,7 @@ def train(run: Run, *, say: Callable[[str], None] = print) -> dict[str, Any]:
                 for log in logs:
                     log(counters.iteration, metrics)
                 if metrics["reward/invalid_share"] > 0:
-                    progress.note(ungraded(metrics["reward/invalid_share"], collected))
+                    progress.note(ungraded(metrics["reward/invalid_share"], collected.everything))
                 progress.update(counters.iteration, metrics, shown_sample(collected))
                 if counters.iteration % config.checkpoint_every == 0 and not finished(run):
                     run.save(accuracy)

@@ -244,7 +244,11 @@ def logprobs_by_hand(model, rollout):
 
 def widened(rollout: Rollout, count: int) -> Rollout:
     """The same rows with `count` more columns of padding."""
-    columns = [f.name for f in fields_of(Rollout) if getattr(getattr(rollout, f.name), "ndim", 0) == 2]
+    columns = [
+        f.name
+        for f in fields_of(Rollout)
+        if getattr(getattr(rollout, f.name), "ndim", 0) == 2 and f.name not in ("parts", "part_weight")
+    ]
     return rollout.with_(**{name: torch.nn.functional.pad(getattr(rollout, name), (0, count)) for name in columns})
 
 

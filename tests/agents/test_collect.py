@@ -155,7 +155,7 @@ def test_it_knows_nothing_of_the_environment_but_its_public_verbs():
     env = Recording(environment())
     collected(env)
     assert {"reset", "step_many"} <= env.used
-    assert env.used <= {"reset", "step_many", "scored", "num_envs", "autoreset_mode", "stop_spec"}
+    assert env.used <= {"reset", "step_many", "scored", "num_envs", "autoreset_mode", "stop_spec", "reward_parts"}
 
 
 STREAMS = [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP]

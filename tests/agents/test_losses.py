@@ -203,7 +203,7 @@ def test_weighted_sum_by_hand_with_its_gradient():
 
 
 def test_token_weights_refuse_what_cannot_be():
-    with pytest.raises(ValueError, match="aggregation must be one of token_mean, sequence_mean, constant, got 'mean'"):
+    with pytest.raises(ValueError, match="of token_mean, sequence_mean, sequence_sum, constant, got 'mean'"):
         token_weights(MASK, "mean")
     with pytest.raises(ValueError, match="max_tokens of at least 1, got None"):
         token_weights(MASK, "constant")
