@@ -21,6 +21,8 @@ from torch.nn.functional import pad
 
 from textenv.types import FinishReason
 
+from textenv.types import FinishReason
+
 
 @dataclass(frozen=True, slots=True)
 class Rollout:

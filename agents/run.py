@@ -16,16 +16,15 @@ from agents.collect import Collected, collect
 from agents.config import TrainConfig
 from agents.dynamic_sampling import outcome_without, refilled, sampling_metrics
 from agents.evaluate import Examination, examine
-from agents.grpo import GRPO
 from agents.memory import free_bytes
 from agents.metrics import truncate_after
 from agents.observe import rollout_metrics
 from agents.policy import Policy
 from agents.policy.hardware import has_fast_bfloat16, keep_freed_memory, peak_memory_gb, pick_device, repeat_exactly
-from agents.ppo import PPO
 from agents.preferences import prepare_preferences
 from agents.run_folder import RunFolder, default_name
 from agents.setup import (
+    Agent,
     Environments,
     build_agent,
     build_environments,
@@ -64,7 +63,7 @@ class Run:
 
     def __init__(self, config: TrainConfig, folder: RunFolder, envs: Environments, policy: Policy) -> None:
         self.config, self.folder, self.envs, self.policy = config, folder, envs, policy
-        self.agent: GRPO | PPO = build_agent(config, policy)
+        self.agent: Agent = build_agent(config, policy)
         self.counters = Counters()
         self.on_round: Callable[[str], None] | None = None
         """Told of the rounds of dynamic sampling, which can make an iteration long."""
