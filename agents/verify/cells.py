@@ -20,12 +20,16 @@ from agents.grpo import GRPOConfig
 from agents.losses import AGGREGATIONS, OBJECTIVES, RATIOS
 from agents.optim import OptimConfig
 from agents.ppo import PPOConfig
+from agents.trpo import TRPOConfig
 from agents.verify.scene import Scene, scene
 
-CONFIGS: dict[str, type[GRPOConfig] | type[PPOConfig]] = {"grpo": GRPOConfig, "ppo": PPOConfig}
+Config = GRPOConfig | PPOConfig | TRPOConfig
+CONFIGS: dict[str, type[Config]] = {"grpo": GRPOConfig, "ppo": PPOConfig, "trpo": TRPOConfig}
+WITH_CRITIC = {"whiten_advantages": False, "truncation": "terminal", "aggregation": "sequence_sum"}
 PLAIN: dict[str, dict[str, Any]] = {
     "grpo": {"baseline": "leave_one_out", "scale_advantages": "none", "aggregation": "sequence_sum"},
-    "ppo": {"whiten_advantages": False, "truncation": "terminal", "aggregation": "sequence_sum"},
+    "ppo": WITH_CRITIC,
+    "trpo": WITH_CRITIC,
 }
 """The policy gradient itself; a cell names what it has otherwise."""
 EXPERIMENTS = Path(__file__).parents[2] / "conf" / "experiment"
@@ -48,7 +52,7 @@ class Cell:
     older: bool = False
     """Whether an older policy acted, as in the second epoch of an update."""
     critic: str = "exact"
-    """`exact`, or `wrong`: PPO only."""
+    """`exact`, or `wrong`, where there is one."""
     scored: bool = True
     """False: every answer scores 0, what remains is the KL or the entropy."""
     whole_task: bool = False
@@ -67,7 +71,7 @@ class Cell:
     def scene(self) -> Scene:
         return scene(self.scene_name, older=self.older)
 
-    def config(self) -> GRPOConfig | PPOConfig:
+    def config(self) -> Config:
         """Raises `ValueError` where the project refuses the settings."""
         settings = dict(self.settings) if self.label is not None else PLAIN[self.agent] | dict(self.settings)
         optim = OptimConfig(aggregation=settings.pop("aggregation", OptimConfig.aggregation))
@@ -221,6 +225,15 @@ def table() -> list[Cell]:
             {"truncation": "mask"},
             scene_name="cut",
             whole_task=True,
+        ),
+        *cells(
+            "TRPO's gradient, before the curvature bends it",
+            "trpo",
+            {},
+            {"lam": 0.5},
+            {"whiten_advantages": True},
+            {"kl_coef": 0.1},
+            {"aggregation": "constant"},
         ),
         *named(),
         *cells("Four tokens, three long", "grpo", {}, {"baseline": "group"}, {"aggregation": "token_mean"}, scene_name="long"),

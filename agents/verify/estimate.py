@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -23,9 +23,13 @@ from agents.losses import token_weights, weighted_sum
 from agents.policy import Evaluation
 from agents.ppo import PPO
 from agents.rollout import Rollout
+from agents.trpo import TRPO
 from agents.verify.cells import Cell
 from agents.verify.scene import Scene
 from agents.verify.world import TablePolicy
+
+
+Agent = GRPO | PPO | TRPO
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,7 @@ class Leaves:
 
     def __init__(self, policy: TablePolicy) -> None:
         self.policy, self.device = policy, policy.device
-        self.value_head = policy.value_head
+        self.model, self.value_head = policy.model, policy.value_head
         self.scores: Evaluation | None = None
 
     def evaluate(self, rollout: Rollout, **options: Any) -> Evaluation:
@@ -58,7 +62,7 @@ def estimate(cell: Cell) -> Estimate:
     """Mean and variance of the gradient of one optimizer step."""
     with in_float64():
         where, leaves = cell.scene, Leaves(with_critic(cell))
-        agent = agent_of(cell, leaves)
+        agent: Any = agent_of(cell, leaves)
         batch, probability = where.batches()
         rows = annotated(cell, batch.flatten())
         parts = [rows[slice(start, start + batch.shape[1])] for start in range(0, len(rows), batch.shape[1])]
@@ -88,19 +92,21 @@ def summed(
     return Estimate(mean, float(probability @ (by_batch - mean).square().sum(1)))
 
 
-def step_inputs(agent: GRPO | PPO, part: Rollout) -> tuple[tuple[Tensor, ...], Tensor]:
+def step_inputs(agent: Any, part: Rollout) -> tuple[tuple[Tensor, ...], Tensor]:
     """What a batch gives to the loss, and the weight of each token, as `update` and `Optimizer.descend` make them."""
     config, advantages = agent.config, agent.advantages(part)
     carries_loss = counted(part, config.truncation).trainable
     weight = token_weights(carries_loss, config.optim.aggregation, max_tokens=part.mask.shape[1])
+    if isinstance(agent, TRPO):  # the critic has a loss of its own
+        advantages = advantages[0]
     return advantages if isinstance(advantages, tuple) else (advantages,), weight
 
 
-def agent_of(cell: Cell, policy: Any, optimizer: Any = None) -> GRPO | PPO:
+def agent_of(cell: Cell, policy: Any, optimizer: Any = None) -> Agent:
     """The agent that the settings make."""
     config = cell.config()
-    reference = cast(Any, cell.scene.reference) if config.needs_reference else None
-    kind: Any = GRPO if cell.agent == "grpo" else PPO
+    reference: Any = cell.scene.reference if config.needs_reference else None
+    kind: Any = {"grpo": GRPO, "ppo": PPO, "trpo": TRPO}[cell.agent]
     return kind(config, policy, optimizer, reference)
 
 
@@ -128,7 +134,7 @@ def annotated(cell: Cell, number: Int[Tensor, "N"]) -> Rollout:
     if not cell.scored:
         rollout = rollout.with_(reward=rollout.reward * 0)
     acted = where.acted.score(rollout, kl_to=where.reference)
-    old_logprob = acted.logprob if where.off_policy or cell.agent == "ppo" else None
+    old_logprob = acted.logprob if where.off_policy or cell.agent != "grpo" else None
     scores = with_critic(cell).score(rollout)
     return rollout.with_(
         sampled_logprob=acted.logprob,

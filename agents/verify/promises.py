@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from agents.grpo import GRPOConfig
-from agents.verify.cells import Cell
+from agents.verify.cells import Cell, Config
 
 REASONS = {
     "token_mean": "tokens of a batch share one sum, so a batch of long answers counts less",
@@ -41,6 +42,10 @@ REASONS = {
 """Why a cell is no multiple of any objective's gradient, and what that is good for."""
 
 
+ABSENT = {"kl_in": "reward", "entropy_coef": 0.0, "objective": "plain", "whiten_rewards": None, "reward_clip": None}
+"""What TRPO does, which has no setting for it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Promise:
     """The weighted objectives (`exact.OBJECTIVES`) whose gradient it is, or why it is none's."""
@@ -51,7 +56,7 @@ class Promise:
 
 def promise(cell: Cell) -> Promise:
     """What this cell's expected gradient is."""
-    rules = (of_aggregation, of_truncation, of_kl, of_grpo if cell.agent == "grpo" else of_ppo)
+    rules = (of_aggregation, of_truncation, of_kl, of_group if cell.agent == "grpo" else of_critic)
     reasons = [reason for rule in rules for reason in rule(cell)]
     return Promise(reasons=tuple(REASONS[reason] for reason in reasons)) if reasons else Promise(parts(cell))
 
@@ -64,7 +69,7 @@ def of_aggregation(cell: Cell) -> Iterator[str]:
         return
     if once and aggregation != "sequence_mean" and credits(cell):
         yield "product"
-    per_token = not once or (config.kl_coef > 0 and config.kl_in != "reward") or config.entropy_coef > 0
+    per_token = not once or (config.kl_coef > 0 and at(config, "kl_in") != "reward") or at(config, "entropy_coef") > 0
     if per_token and aggregation in ("token_mean", "sequence_mean"):
         yield aggregation
 
@@ -76,11 +81,11 @@ def of_truncation(cell: Cell) -> Iterator[str]:
         yield "bootstrap"
     if config.truncation != "mask":
         return
-    if config.kl_coef > 0 or config.entropy_coef > 0:
+    if config.kl_coef > 0 or at(config, "entropy_coef") > 0:
         yield "mask kl"
     if config.optim.aggregation != "constant":
         yield "mask count"
-    if cell.agent == "ppo":
+    if not isinstance(config, GRPOConfig):
         yield "mask critic"
     elif config.baseline == "none":
         yield "mask baseline"
@@ -90,13 +95,13 @@ def of_kl(cell: Cell) -> Iterator[str]:
     """An estimator that needs the policy's own samples."""
     config = cell.config()
     if config.kl_coef > 0 and cell.older:
-        if config.kl_in != "loss":
+        if at(config, "kl_in") != "loss":
             yield "paid"
         elif config.kl_kind in ("k2", "k3"):
             yield config.kl_kind
 
 
-def of_grpo(cell: Cell) -> Iterator[str]:
+def of_group(cell: Cell) -> Iterator[str]:
     """Advantages and ratios of a group."""
     config = cell.config()
     if not credits(cell):
@@ -112,36 +117,42 @@ def of_grpo(cell: Cell) -> Iterator[str]:
             yield config.ratio
 
 
-def of_ppo(cell: Cell) -> Iterator[str]:
+def of_critic(cell: Cell) -> Iterator[str]:
     """Credit by a critic, and the ratio of a token."""
     config = cell.config()
     if not credits(cell):
         return
     if config.whiten_advantages:
         yield "whiten"
-    if config.whiten_rewards:
-        yield f"whiten {config.whiten_rewards}"
-    if config.reward_clip is not None:
+    if at(config, "whiten_rewards"):
+        yield f"whiten {at(config, 'whiten_rewards')}"
+    if at(config, "reward_clip") is not None:
         yield "reward clip"
     if config.gamma < 1:
         yield "gamma"
     if config.lam < 1 and (cell.critic == "wrong" or config.kl_coef > 0):
         yield "lambda"
     if cell.older:
-        yield config.objective
+        if at(config, "objective") != "plain":
+            yield at(config, "objective")
         yield "token"
 
 
 def credits(cell: Cell) -> bool:
     """Whether there are advantages that are not 0."""
     config = cell.config()
-    return cell.scored or cell.critic == "wrong" or (config.kl_coef > 0 and config.kl_in != "loss")
+    return cell.scored or cell.critic == "wrong" or (config.kl_coef > 0 and at(config, "kl_in") != "loss")
 
 
 def counts_once(cell: Cell) -> bool:
     """Whether the objective has one factor a row, not one a token: only a mean over its tokens then counts it once."""
     config = cell.config()
     return isinstance(config, GRPOConfig) and config.ratio == "product" and config.objective != "cispo"
+
+
+def at(config: Config, name: str) -> Any:
+    """A setting that not every agent has."""
+    return getattr(config, name, ABSENT[name])
 
 
 def parts(cell: Cell) -> dict[str, float]:
@@ -154,16 +165,17 @@ def parts(cell: Cell) -> dict[str, float]:
         found[objective(cell)] = group
     if config.truncation == "penalty":
         found["cut"] = -group * config.truncation_penalty
-    if config.kl_coef > 0 and config.kl_in == "reward":
+    place, entropy = at(config, "kl_in"), at(config, "entropy_coef")
+    if config.kl_coef > 0 and place == "reward":
         found["kl"] = -group * config.kl_coef
     elif config.kl_coef > 0:
         own = "stepwise_forward_kl" if config.kl_kind == "k3" else "stepwise_kl"
         found[own] = -each * config.kl_coef
-    if config.kl_coef > 0 and config.kl_in == "both":  # paid is what a token does to the states behind it
+    if config.kl_coef > 0 and place == "both":  # paid is what a token does to the states behind it
         found["kl"] = -group * config.kl_coef
         found["stepwise_kl"] += group * config.kl_coef
-    if config.entropy_coef > 0:
-        found["stepwise_entropy"] = each * config.entropy_coef
+    if entropy > 0:
+        found["stepwise_entropy"] = each * entropy
     return {name: weight for name, weight in found.items() if weight}
 
 
@@ -171,7 +183,7 @@ def truth(cell: Cell) -> dict[str, float]:
     """What one would maximize if one could: E[R] less the KL of whole answers, with their entropy."""
     config = cell.config()
     wanted = "reward_and_beyond" if cell.whole_task else "reward"
-    found = {wanted: float(cell.scored), "kl": -config.kl_coef, "entropy": config.entropy_coef}
+    found = {wanted: float(cell.scored), "kl": -config.kl_coef, "entropy": at(config, "entropy_coef")}
     return {name: weight for name, weight in found.items() if weight}
 
 
