@@ -35,7 +35,7 @@ class TRPO:
     def __init__(
         self, config: TRPOConfig, policy: Policy, optimizer: Optimizer, reference: Policy | None = None
     ) -> None:
-        if policy.model.weight.dtype != torch.float32:
+        if torch.finfo(policy.model.weight.dtype).bits < 32:
             raise ValueError(
                 "agent=trpo needs policy.precision=float32 (the curvature is a difference of gradients that lie close "
                 f"together), got {str(policy.model.weight.dtype).removeprefix('torch.')}"
