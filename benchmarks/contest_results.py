@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from benchmarks.bootstrap import estimate
+from benchmarks.bootstrap import bounded, estimate
 from benchmarks.contenders import Contender, unequal
 from benchmarks.run_result import RunResult, greedy_by_problem, ks, pass_at_by_problem, unpaired
 from benchmarks.verdicts import compare_all
@@ -111,9 +111,8 @@ def agent_results(
 
 def share_of(values: Float[np.ndarray, "S M"], level: float, draws: int) -> dict[str, float | None]:
     """A mean of shares with its interval over seeds and problems, which ends at 0 and 1."""
-    e = estimate(values, level=level, draws=draws)
-    low, high = (None if x is None else min(1.0, max(0.0, x)) for x in (e.low, e.high))
-    return {"mean": e.mean, "low": low, "high": high}
+    e = bounded(estimate(values, level=level, draws=draws), 0.0, 1.0, level=level)
+    return {"mean": e.mean, "low": e.low, "high": e.high}
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from benchmarks.reaching import Reach
 HONESTY = (
     "Intervals come from a bootstrap that draws seeds, then problems (the same for all seeds), with replacement, and "
     "reads the spread of the means with Student's t: percentiles of a few seeds would be too narrow. They see which "
-    "seeds and which problems there happened to be, as far as seeds scatter like a normal distribution; they cannot see "
-    "a rare failure that no seed showed, other tasks, or other settings than these."
+    "seeds and which problems there happened to be, as far as seeds scatter like a normal distribution. They cannot "
+    "see a rare failure that no seed showed, other tasks, or other settings than these."
 )
 
 
@@ -34,7 +34,11 @@ def table(results: Mapping[str, Any]) -> str:
 
 def heading(results: Mapping[str, Any]) -> list[str]:
     """What was compared."""
-    return [f"# {' against '.join(results['agents'])}: `{results['task']}`, `{results['model']}`", "", compared(results)]
+    return [
+        f"# {' against '.join(results['agents'])}: `{results['task']}`, `{results['model']}`",
+        "",
+        compared(results),
+    ]
 
 
 def compared(results: Mapping[str, Any]) -> str:
@@ -43,7 +47,7 @@ def compared(results: Mapping[str, Any]) -> str:
     sampled = f" and {results['samples']} sampled answers each" if results["samples"] else ""
     return (
         f"{results['tokens']:,} generated tokens a run, {len(seeds)} seed{'s' if len(seeds) > 1 else ''} "
-        f"({', '.join(map(str, seeds))}) that give every agent the same initial weights and the same stream of problems; "
+        f"({', '.join(map(str, seeds))}) that give all agents the same initial weights and stream of problems; "
         f"{results['num_problems']} held-out problems, greedy{sampled}."
     )
 
@@ -206,7 +210,10 @@ def remarks(results: Mapping[str, Any]) -> list[str]:
     for run in results["runs"]:
         if run["measured"]["code"]["commit"] != results["code"]["commit"]:
             measured = run["measured"]
-            lines += [f"{run['name']}, seed {run['seed']}: kept from {measured['date']}, {measured['code']['commit']}.", ""]
+            lines += [
+                f"{run['name']}, seed {run['seed']}: kept from {measured['date']}, {measured['code']['commit']}.",
+                "",
+            ]
     for name, command in commands(results).items():
         lines += [f"{name}: `{command}`", ""]
     return lines[:-1]

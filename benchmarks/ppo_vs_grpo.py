@@ -38,7 +38,7 @@ from benchmarks.finished_run import digest, run_training
 from benchmarks.html_report import report
 from benchmarks.machine import describe_commit, describe_machine, memory_of_an_idle_process
 from benchmarks.run_result import RunResult, keep, kept, result_of
-from benchmarks.typed_lists import quoted
+from benchmarks.typed_lists import quoted, unquoted
 
 HERE = Path(__file__).resolve().parent
 TOLD_EVERY_SECONDS = 20
@@ -174,9 +174,7 @@ def run_one(job: Job, folder: Path, config: BenchmarkConfig, about: Mapping[str,
             share = min(1.0, metrics["num_tokens"] / config.tokens)
             say(f"  {job.one.name} seed {job.seed}: {share:.0%} of the tokens, reward {metrics['reward/mean']:.2f}")
 
-    run = run_training(
-        job.one.name, job.seed, folder / job.name, job.one.overrides, choice=job.one.choice, watch=watch
-    )
+    run = run_training(job.one.name, job.seed, folder / job.name, job.one.overrides, choice=job.one.choice, watch=watch)
     return result_of(run, job.settings, {name: about[name] for name in ("date", "machine", "code")})
 
 
@@ -245,7 +243,7 @@ def benchmark(config: BenchmarkConfig, command: str, say: Say = print) -> dict[s
 @hydra.main(version_base="1.3", config_path=str(HERE / "conf"), config_name="ppo_vs_grpo")
 def main(composed: DictConfig) -> None:
     """Compose, run, print one JSON object at the end."""
-    command = shlex.join(["python", "-m", "benchmarks.ppo_vs_grpo", *sys.argv[1:]])
+    command = shlex.join(["python", "-m", "benchmarks.ppo_vs_grpo", *map(unquoted, sys.argv[1:])])
     try:
         config: Any = OmegaConf.to_object(composed)
         last = benchmark(config, command, lambda text: print(text, flush=True))

@@ -22,6 +22,16 @@ def quoted(argument: str) -> str:
     return f"{match[1]}[{items}]"
 
 
+def unquoted(argument: str) -> str:
+    """As it was typed.
+
+    >>> unquoted("common=['threads=1','seed=2']")
+    'common=[threads=1,seed=2]'
+    """
+    match = LISTS.fullmatch(argument)
+    return argument if match is None else f"{match[1]}[{match[2].replace(chr(39), '')}]"
+
+
 def split_outside_brackets(text: str) -> list[str]:
     """At commas that stand in no bracket of the text."""
     parts, depth = [""], 0

@@ -9,8 +9,9 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
-from benchmarks.bootstrap import Estimate, estimate
+from benchmarks.bootstrap import Estimate, bounded, estimate
 from benchmarks.reaching import AMOUNTS, pair
 from benchmarks.run_result import RunResult, greedy_by_problem, ks, pass_at_by_problem
 
@@ -71,8 +72,7 @@ def compare_all(
     pairs = list(combinations(names, 2))
     found = [c for a, b in pairs for c in compare(runs, a, b, target=target, level=level, draws=draws)]
     quantities = dict.fromkeys(c.quantity for c in found)
-    corrected = [c for quantity in quantities for c in correct([c for c in found if c.quantity == quantity])]
-    return corrected
+    return [c for quantity in quantities for c in correct([c for c in found if c.quantity == quantity])]
 
 
 def compare(
@@ -87,7 +87,7 @@ def compare(
     differences = {"held-out accuracy": greedy_by_problem(b) - greedy_by_problem(a)}
     differences |= {f"pass@{k}": pass_at_by_problem(b, k) - pass_at_by_problem(a, k) for k in shown_ks(a)}
     out = [
-        Comparison(first, second, quantity, within_range(estimate(values, level=level, draws=draws)), level=level)
+        Comparison(first, second, quantity, difference(values, level, draws), level=level)
         for quantity, values in differences.items()
     ]
     for name in AMOUNTS:
@@ -105,10 +105,9 @@ def shown_ks(runs: Sequence[RunResult]) -> list[int]:
     return every if len(every) < 2 else [every[0], every[-1]]
 
 
-def within_range(e: Estimate) -> Estimate:
-    """Shares differ by at most 1."""
-    low, high = (None if x is None else min(1.0, max(-1.0, x)) for x in (e.low, e.high))
-    return replace(e, low=low, high=high)
+def difference(values: Float[np.ndarray, "S M"], level: float, draws: int) -> Estimate:
+    """Of shares."""
+    return bounded(estimate(values, level=level, draws=draws), -1.0, 1.0, level=level)
 
 
 def correct(comparisons: Sequence[Comparison]) -> list[Comparison]:
@@ -145,7 +144,8 @@ def words(c: Comparison) -> str:
     interval = f"{c.level:.0%} interval {interval_words(c)}; {p}"
     if c.winner is not None:
         return f"`{c.winner}` is better than `{loser(c)}` in {c.quantity}: {size(c, toward=c.winner)} ({interval})."
-    return f"No significant difference between `{c.first}` and `{c.second}` in {c.quantity}: {size(c)} ({interval}). {unseen(c)}"
+    nobody = f"No significant difference between `{c.first}` and `{c.second}` in {c.quantity}"
+    return f"{nobody}: {size(c)} ({interval}). {unseen(c)}"
 
 
 def loser(c: Comparison) -> str:
@@ -183,7 +183,7 @@ def unseen(c: Comparison) -> str:
     assert e.high is not None
     seen = f"{e.num_seeds} seeds" + (f" and {e.num_problems} problems" if e.num_problems > 1 else "")
     if e.error == 0:
-        return f"They did the same on all {seen}; a difference that these do not show has no place in the interval."
+        return f"They did the same on all {seen}."
     alone = "The interval alone leaves out 0, the correction does not. " if e.low > 0 or e.high < 0 else ""
     half = (e.high - e.low) / 2
     if c.is_ratio:
