@@ -217,6 +217,22 @@ class TrainConfig:
         )
         require(self.threads is None or self.threads >= 1, f"threads must be at least 1 or null, got {self.threads}")
         require(self.seed >= 0, f"seed must be at least 0, got {self.seed}")
+        if isinstance(self.agent, AgentConfig):
+            self._check_reference()
+
+    def _check_reference(self) -> None:
+        policy, every = self.policy, self.agent.reference_every
+        whole = policy.top_k == 0 and policy.top_p == 1
+        require(
+            whole or self.agent.kl_kind != "full",
+            "agent.kl_estimator=full needs every token to have a probability: policy.top_k must be 0 and policy.top_p "
+            f"1, got {policy.top_k} and {policy.top_p}",
+        )
+        require(
+            every is None or policy.adapter is None,
+            f"agent.reference_every={every} needs weights of the reference's own; under an adapter it is the policy "
+            f"without the adapter: policy.lora.rank must be 0, got {policy.adapter and policy.adapter.rank}",
+        )
 
 
 def register() -> None:

@@ -8,9 +8,13 @@ All estimates are of the reverse divergence KL(policy || reference) at one token
     k3  e^-d - 1 + d        unbiased, never negative, gradient of the *forward* KL
     ratio * k3              unbiased, gradient of the reverse KL, for samples of an older policy too
 
-An estimator that is right in value can be wrong in gradient (arXiv 2510.01555); the tests enumerate a bandit.
-Differentiated per token, every one of them leaves out how a token changes the *later* states' KL; the penalty in the
-reward (`shaped_reward`) keeps that, through the advantages.
+Beside them stands `full`, the exact KL over the vocabulary (`agents.policy.vocabulary_kl`): no noise, right in both.
+
+An estimator that is right in value can be wrong in gradient (arXiv 2510.01555), and the other way round, and which is
+right depends on the place. In a loss k1 has no gradient. In a reward, where nothing is differentiated, only k1 is
+right: the others' own slope is missing. Differentiated per token, every one leaves out how a token changes the *later*
+states' KL; the penalty in the reward keeps that, through the advantages, and `full` may stand in both: the loss has a
+state's own KL, the reward that of the states behind it. `python -m agents.verify` sums all of this exactly.
 """
 
 from __future__ import annotations
@@ -24,9 +28,39 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 KINDS = ("k2", "k3", "weighted_k3")
+"""Estimators of one token that may stand in a loss."""
+PLACES = {"reward": ("k1",), "loss": (*KINDS, "full"), "both": ("full",)}
+"""Where the KL may act, and which estimators are right there."""
+REASONS = {
+    ("loss", "k1"): "its gradient in a loss is zero in expectation, so the reference would have no effect but noise; "
+    "choose weighted_k3, k2 or full, or agent.kl_in=reward",
+    ("reward", "full"): "a state's exact KL does not depend on the token that is chosen there, so the reward alone "
+    "leaves its own gradient out; choose agent.kl_in=loss or agent.kl_in=both",
+    ("both", "k1"): "it would be counted twice in the reward and not at all in the loss; choose agent.kl_in=reward",
+}
+IN_REWARD = "nothing is differentiated in a reward, and what is left of its gradient is not the KL's; choose k1"
+IN_BOTH = "loss and reward would both count it; only full is made of two parts"
 
 MAX_LOG_RATIO = 20.0
 """Exponents are cut off here: `exp` would overflow, and an infinity times a zero gradient is NaN."""
+
+
+def placed_estimator(place: str, kind: str | None) -> str:
+    """The estimator that stands in `place` (`reward`, `loss` or `both`); None: k1, weighted_k3, full.
+
+    Raises `ValueError` with the reason for one that would give the wrong gradient there.
+    """
+    if place not in PLACES:
+        raise ValueError(f"agent.kl_in must be one of {', '.join(PLACES)}, got {place!r}")
+    known = ("k1", *KINDS, "full")
+    if kind is None:
+        return {"reward": "k1", "loss": "weighted_k3", "both": "full"}[place]
+    if kind not in known:
+        raise ValueError(f"agent.kl_estimator must be one of {', '.join(known)} or null, got {kind!r}")
+    if kind not in PLACES[place]:
+        reason = REASONS.get((place, kind), IN_REWARD if place == "reward" else IN_BOTH)
+        raise ValueError(f"agent.kl_estimator must not be {kind} with agent.kl_in={place}: {reason}")
+    return kind
 
 
 def k1(logprob: Float[Tensor, "*shape"], reference_logprob: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -65,6 +99,7 @@ def kl_penalty(
     kind: str = "weighted_k3",
     *,
     old_logprob: Float[Tensor, "*shape"] | None = None,
+    exact: Float[Tensor, "*shape"] | None = None,
     mask: Bool[Tensor, "*shape"] | None = None,
 ) -> Float[Tensor, "*shape"]:
     """The KL term of a loss, per token, to be multiplied by beta and added.
@@ -74,18 +109,24 @@ def kl_penalty(
     - `k2`: the reverse KL's gradient as long as the samples are the policy's own (the first step of a rollout).
     - `k3`: the *forward* KL's gradient, `E[grad] = policy - reference` in the logits; what GRPO's paper writes
       (arXiv 2402.03300, equation 4). For those who want that.
+    - `full`: `exact`, which carries the gradient by itself.
 
-    Where `mask` is False the term is 0 with no gradient, whatever stands there. Only `logprob` carries a gradient.
-    Raises `ValueError` for an unknown kind, and for `k1`, whose expected gradient is zero.
+    Where `mask` is False the term is 0 with no gradient, whatever stands there. Only `logprob` and `exact` carry a
+    gradient. Raises `ValueError` for an unknown kind, for `k1`, whose expected gradient is zero, and for `full` without
+    `exact`.
     """
     if kind == "k1":
         raise ValueError(
             "kind must not be k1 in a loss: the gradient of logprob - reference_logprob is the score function, whose "
             "expectation is zero, so the reference would have no effect but noise; pay k1 in the reward "
-            "(`shaped_reward`), or choose k2 or weighted_k3"
+            "(`shaped_reward`), or choose k2, weighted_k3 or full"
         )
-    if kind not in KINDS:
-        raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    if kind not in PLACES["loss"]:
+        raise ValueError(f"kind must be one of {', '.join(PLACES['loss'])}, got {kind!r}")
+    if kind == "full":
+        if exact is None:
+            raise ValueError("kind=full needs the exact KL (`Policy.evaluate(..., kl_to=reference)`)")
+        return exact if mask is None else torch.where(mask, exact, 0.0)
     old_logprob = logprob.detach() if old_logprob is None else old_logprob
     if mask is not None:
         logprob, reference_logprob, old_logprob = (
@@ -99,23 +140,18 @@ def kl_penalty(
 
 @torch.no_grad()
 def shaped_reward(
-    reward: Float[Tensor, "N A"],
-    logprob: Float[Tensor, "N A"],
-    reference_logprob: Float[Tensor, "N A"],
-    mask: Bool[Tensor, "N A"],
-    *,
-    beta: float,
+    reward: Float[Tensor, "N A"], kl: Float[Tensor, "N A"], mask: Bool[Tensor, "N A"], *, beta: float
 ) -> Float[Tensor, "N A"]:
-    """The reward less `beta * (logprob - reference_logprob)` on every policy token; 0 outside `mask`.
+    """The reward less `beta * kl` on every policy token; 0 outside `mask`.
 
-    `logprob` is that of the policy that chose the tokens. Source: arXiv 2203.02155 (InstructGPT), equation 2, paid
-    token by token as in arXiv 1909.08593.
+    `kl` is `k1` of the policy that chose the tokens, or the exact one of its states. Source: arXiv 2203.02155
+    (InstructGPT), equation 2, paid token by token as in arXiv 1909.08593.
 
     >>> one = torch.ones(1, 1)
-    >>> shaped_reward(0.8 * one, -1.0 * one, -1.05 * one, one.bool(), beta=6.0)
+    >>> shaped_reward(0.8 * one, 0.05 * one, one.bool(), beta=6.0)
     tensor([[0.5000]])
     """
-    return torch.where(mask, reward - beta * (logprob - reference_logprob), 0.0)
+    return torch.where(mask, reward - beta * kl, 0.0)
 
 
 @runtime_checkable

@@ -50,6 +50,8 @@ class Rollout:
     old_logprob: Float[Tensor, "N A"] | None = None
     """What ratios divide by; None means the policy that is being updated itself (one update per rollout)."""
     reference_logprob: Float[Tensor, "N A"] | None = None
+    reference_kl: Float[Tensor, "N A"] | None = None
+    """Exact KL of the old policy to the reference in the state in which each token was chosen, where it is paid."""
     value: Float[Tensor, "N A"] | None = None
     """V of the state in which each token was chosen."""
     final_value: Float[Tensor, "N"] | None = None

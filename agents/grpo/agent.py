@@ -14,12 +14,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from agents.advantages import group_advantages, zero_variance_share
-from agents.annotate import annotate, kl_metrics
+from agents.annotate import annotate, kl_metrics, pay_kl
 from agents.grpo.config import GRPOConfig
-from agents.kl import kl_penalty, shaped_reward
+from agents.kl import kl_penalty
 from agents.losses import clipped_surrogate, entropy_bonus, sampler_correction, surrogate_report
 from agents.optim import Optimizer, TokenLoss
 from agents.policy import Policy
+from agents.reference import load_reference, reference_state, renew
 from agents.rollout import Rollout
 
 
@@ -33,14 +34,17 @@ class GRPO:
 
     def update(self, rollout: Rollout) -> dict[str, float]:
         """Learn from one rollout; returns metrics."""
-        rollout = annotate(rollout, self.policy, self.reference, self.config.optim)
+        c = self.config
+        rollout = annotate(rollout, self.policy, self.reference, c.optim, exact_kl=c.kl_coef > 0 and c.kl_in == "both")
         advantage = self.advantages(rollout)
         learned = self.optimizer.descend(
             lambda rows: self.loss(rollout[rows], advantage[rows]),
             rollout,
-            skip=None if self._penalizes or self.config.entropy_coef else advantage == 0,
+            skip=None if self._penalizes or c.entropy_coef else advantage == 0,
             max_tokens=rollout.mask.shape[1],
         )
+        if self.reference is not None and c.reference_every and self.optimizer.num_updates % c.reference_every == 0:
+            renew(self.reference, self.policy)
         flat = float(zero_variance_share(self._shaped(rollout).returns, rollout.problem, rollout.valid))
         return {**learned, **kl_metrics(rollout), "groups/zero_variance_share": flat}
 
@@ -53,7 +57,7 @@ class GRPO:
         """The negated clipped objective and, with `kl_in=loss`, the KL to the reference, per token."""
         c = self.config
         rollout, advantage = rollout.to(self.policy.device), advantage.to(self.policy.device)
-        scores = self.policy.evaluate(rollout, with_entropy=c.entropy_coef > 0)
+        scores = self.policy.evaluate(rollout, with_entropy=c.entropy_coef > 0, kl_to=self._exact_to)
         logprob = scores.logprob
         old = logprob.detach() if rollout.old_logprob is None else rollout.old_logprob
         mask, low, high = rollout.mask, c.clip_low, c.clip_high
@@ -64,29 +68,32 @@ class GRPO:
         report["policy_loss"] = loss.detach()
         if self._penalizes:
             reference = rollout.known("reference_logprob")
-            kl = kl_penalty(logprob, reference, c.kl_estimator, old_logprob=old, mask=mask)
+            kl = kl_penalty(logprob, reference, c.kl_kind, old_logprob=old, exact=scores.kl, mask=mask)
             loss = loss + c.kl_coef * kl
+            report["kl/loss"] = kl.detach()
         if scores.entropy is not None:
             loss = loss + entropy_bonus(scores.entropy, coefficient=c.entropy_coef, mask=mask)
         return TokenLoss(loss, report, logprob.detach())
 
     @property
     def _penalizes(self) -> bool:
-        return self.reference is not None and self.config.kl_in == "loss"
+        return self.reference is not None and self.config.kl_in != "reward"
+
+    @property
+    def _exact_to(self) -> Policy | None:
+        return self.reference if self._penalizes and self.config.kl_kind == "full" else None
 
     def _shaped(self, rollout: Rollout) -> Rollout:
-        if self.reference is None or self._penalizes:
+        if self.reference is None or self.config.kl_in == "loss":
             return rollout
-        acted = rollout.sampled_logprob if rollout.old_logprob is None else rollout.old_logprob
-        reference = rollout.known("reference_logprob")
-        return rollout.with_(
-            reward=shaped_reward(rollout.reward, acted, reference, rollout.mask, beta=self.config.kl_coef)
-        )
+        return pay_kl(rollout, self.config.kl_coef)
 
     def state(self) -> dict[str, Any]:
         """Everything that the next update depends on."""
-        return {"optimizer": self.optimizer.state()}
+        reference = reference_state(self.reference, self.config.reference_every)
+        return {"optimizer": self.optimizer.state(), "reference": reference}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Continue from `state`."""
         self.optimizer.load(state["optimizer"])
+        load_reference(self.reference, state.get("reference"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from agents.advantages import SCALES
-from agents.kl import KINDS
+from agents.kl import placed_estimator
 from agents.optim import OptimConfig, require
 
 
@@ -32,9 +32,13 @@ class GRPOConfig:
     kl_coef: float = 0.0
     """Weight of the KL to the reference policy; 0 loads no reference."""
     kl_in: str = "loss"
-    """Where the KL acts: `loss`, or `reward` (then per token, inside the returns that the group compares)."""
-    kl_estimator: str = "weighted_k3"
-    """In the loss: `weighted_k3` or `k2` (the reverse KL's gradient), `k3` (the forward KL's, as the paper)."""
+    """Where the KL acts: `loss`, `reward` (then per token, inside the returns that the group compares), or `both` (only
+    the exact one: each has a part of the gradient)."""
+    kl_estimator: str | None = None
+    """In the loss: `weighted_k3` (null), `k2`, `full` (exact, over the vocabulary; needs top_k=0 and top_p=1), all of
+    the reverse KL's gradient, or `k3` (the forward KL's, as the paper); in the reward `k1`."""
+    reference_every: int | None = None
+    """Iterations after which the reference becomes what the policy is; null: it stays as it was before training."""
     optim: OptimConfig = field(
         default_factory=lambda: OptimConfig(learning_rate=1.5e-5, warmup_steps=3, decay="linear", decay_share=0.5)
     )
@@ -55,15 +59,12 @@ class GRPOConfig:
         require(self.clip_high >= 0, f"agent.clip_high must be at least 0, got {self.clip_high}")
         for name in ("kl_coef", "entropy_coef"):
             require(getattr(self, name) >= 0, f"agent.{name} must be at least 0, got {getattr(self, name)}")
-        require(self.kl_in in ("loss", "reward"), f"agent.kl_in must be loss or reward, got {self.kl_in!r}")
+        placed_estimator(self.kl_in, self.kl_estimator)
+        every = self.reference_every
+        require(every is None or every >= 1, f"agent.reference_every must be at least 1 or null, got {every}")
         require(
-            self.kl_estimator != "k1",
-            "agent.kl_estimator must not be k1: its gradient in a loss is zero in expectation; "
-            "choose weighted_k3 or k2, or agent.kl_in=reward",
-        )
-        require(
-            self.kl_estimator in KINDS,
-            f"agent.kl_estimator must be one of {', '.join(KINDS)}, got {self.kl_estimator!r}",
+            every is None or self.kl_coef > 0,
+            f"agent.reference_every={every} needs a reference policy: set agent.kl_coef above 0",
         )
 
     @property
@@ -74,3 +75,8 @@ class GRPOConfig:
     @property
     def needs_reference(self) -> bool:
         return self.kl_coef > 0
+
+    @property
+    def kl_kind(self) -> str:
+        """The estimator, chosen or not."""
+        return placed_estimator(self.kl_in, self.kl_estimator)

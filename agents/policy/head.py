@@ -70,24 +70,36 @@ class TokenScores(torch.autograd.Function):
         """D log p(t) = onehot(t) - p, and d H = -p (log p + H), in the logits."""
         hidden, target, total, entropy, *weights = ctx.saved_tensors
         by_logprob, by_entropy = gradients
-        by_hidden = torch.empty_like(hidden)
-        by_weight = [torch.zeros_like(weight, dtype=torch.float32) for weight in weights]
-        for part in chunks(hidden):
-            with torch.enable_grad():
-                h = hidden[part].detach().requires_grad_()
-                raw = ctx.head(h)
-            z, known = raw.detach(), (target[part], total[part], by_logprob[part])
+
+        def change(z: Tensor, part: slice) -> Tensor:
+            known = (target[part], total[part], by_logprob[part])
             if by_kernels(z, ctx.sampling, bool(len(entropy))):
-                change = kernels.score_backward(z, *known, ctx.sampling.temperature)
-            else:
-                more = (by_entropy[part], entropy[part]) if len(entropy) else None
-                change = logit_gradient(z, *known, ctx.sampling, more)
-            found = torch.autograd.grad(raw, [h, *weights], change)
-            by_hidden[part] = found[0]
-            for add, weight in zip(by_weight, found[1:], strict=True):
-                add += weight
-        rounded = (add.to(weight.dtype) for add, weight in zip(by_weight, weights, strict=True))
-        return None, None, None, by_hidden, None, *rounded
+                return kernels.score_backward(z, *known, ctx.sampling.temperature)
+            more = (by_entropy[part], entropy[part]) if len(entropy) else None
+            return logit_gradient(z, *known, ctx.sampling, more)
+
+        by_hidden, by_weight = through_head(ctx.head, hidden, weights, change)
+        return None, None, None, by_hidden, None, *by_weight
+
+
+def through_head(
+    head: Head,
+    hidden: Float[Tensor, "R H"],
+    weights: Sequence[Tensor],
+    change: Callable[[Tensor, slice], Tensor],
+) -> tuple[Float[Tensor, "R H"], list[Tensor]]:
+    """The gradients of `hidden` and `weights`, where `change(logits, rows)` is that of the logits of some rows."""
+    by_hidden = torch.empty_like(hidden)
+    by_weight = [torch.zeros_like(weight, dtype=torch.float32) for weight in weights]
+    for part in chunks(hidden):
+        with torch.enable_grad():
+            h = hidden[part].detach().requires_grad_()
+            raw = head(h)
+        found = torch.autograd.grad(raw, [h, *weights], change(raw.detach(), part))
+        by_hidden[part] = found[0]
+        for add, weight in zip(by_weight, found[1:], strict=True):
+            add += weight
+    return by_hidden, [add.to(weight.dtype) for add, weight in zip(by_weight, weights, strict=True)]
 
 
 @torch.no_grad()

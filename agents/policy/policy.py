@@ -25,6 +25,7 @@ from agents.policy.proposal import Action, Proposals
 from agents.policy.reading import CachedReader, PaddedReader
 from agents.policy.sampling import Drawn, Sampling, draw, signed, uniforms
 from agents.policy.value import ValueHead
+from agents.policy.vocabulary_kl import vocabulary_kl
 from agents.rollout import Rollout
 
 
@@ -39,6 +40,8 @@ class Evaluation:
     """V of the state in which each token was chosen; None without a critic."""
     final_value: Float[Tensor, "N"] | None = None
     """V after the last token."""
+    kl: Float[Tensor, "N A"] | None = None
+    """Exact KL to another policy in the state in which each token was chosen, in nats; None unless one was given."""
 
 
 class Policy(nn.Module):
@@ -138,8 +141,19 @@ class Policy(nn.Module):
         reader.committed(flat_rows, length[flat_rows] + column, action.token[flat_rows, column])
         return action
 
-    def evaluate(self, rollout: Rollout, *, with_entropy: bool = False, with_final_value: bool = False) -> Evaluation:
-        """Score the policy tokens of `rollout`'s rows, teacher-forced, with gradient (unless torch's is off)."""
+    def evaluate(
+        self,
+        rollout: Rollout,
+        *,
+        with_entropy: bool = False,
+        with_final_value: bool = False,
+        kl_to: Policy | None = None,
+    ) -> Evaluation:
+        """Score the policy tokens of `rollout`'s rows, teacher-forced, with gradient (unless torch's is off).
+
+        `kl_to` asks for the exact KL to that policy, which gets no gradient; it costs a forward pass of it. Raises
+        `ValueError` for it under top-k or top-p.
+        """
         if torch.is_grad_enabled():
             self.model.release()
         with_final_value = with_final_value and self.value_head is not None
@@ -160,6 +174,13 @@ class Policy(nn.Module):
             weights=self.model.head_weights,
             with_entropy=with_entropy,
         )
+        kl = None
+        if kl_to is not None:
+            with torch.no_grad():
+                other = states(kl_to.model)[places.predict]
+            kl = vocabulary_kl(
+                self.head, hidden[places.predict], kl_to.head, other, self.sampling, weights=self.model.head_weights
+            )
         value = final = None
         if self.value_head is not None:
             seen = hidden if self.critic_model is None else states(self.critic_model)
@@ -171,16 +192,23 @@ class Policy(nn.Module):
         def spread(x: Tensor) -> Tensor:
             return x.new_zeros(rollout.mask.numel()).index_put((places.cell,), x).view(rollout.mask.shape)
 
-        entropy, value = (None if x is None else spread(x) for x in (entropy, value))
-        return Evaluation(spread(logprob), entropy, value, final)
+        entropy, value, kl = (None if x is None else spread(x) for x in (entropy, value, kl))
+        return Evaluation(spread(logprob), entropy, value, final, kl)
 
     @torch.no_grad()
-    def score(self, rollout: Rollout, *, microbatch_tokens: int, with_final_value: bool = False) -> Evaluation:
+    def score(
+        self,
+        rollout: Rollout,
+        *,
+        microbatch_tokens: int,
+        with_final_value: bool = False,
+        kl_to: Policy | None = None,
+    ) -> Evaluation:
         """`evaluate` without gradient, a microbatch at a time; results on the CPU in the order of the rows."""
         order, parts = [], []
         for rows in microbatches(rollout, microbatch_tokens):
             order.append(rows)
-            parts.append(self.evaluate(rollout[rows], with_final_value=with_final_value))
+            parts.append(self.evaluate(rollout[rows], with_final_value=with_final_value, kl_to=kl_to))
         back = torch.cat(order).argsort()
 
         def join(name: str) -> Tensor | None:
@@ -189,7 +217,7 @@ class Policy(nn.Module):
 
         logprob = join("logprob")
         assert logprob is not None
-        return Evaluation(logprob, None, join("value"), join("final_value"))
+        return Evaluation(logprob, None, join("value"), join("final_value"), join("kl"))
 
     def _choose(
         self, state: Tensor, proposals: Proposals, num_rows: int, *, sampling: Sampling, with_entropy: bool

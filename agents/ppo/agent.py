@@ -2,8 +2,8 @@
 
 `collect` has run the old policy, frozen, and kept its log-probabilities (1, 2); here advantages and value targets are
 made (3), and several epochs of minibatches descend (4); then old = new. The KL to a reference policy is paid per token
-in the reward (arXiv 2203.02155). The value loss and the entropy bonus stand in one loss with the objective; actor and
-critic have learning rates of their own.
+in the reward (arXiv 2203.02155) unless asked for elsewhere. The value loss and the entropy bonus stand in one loss with
+the objective; actor and critic have learning rates of their own.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from agents.advantages import explained_variance, gae, whiten
-from agents.annotate import annotate, kl_metrics
-from agents.kl import Controller, HalvingKL, k3, shaped_reward
+from agents.annotate import annotate, kl_metrics, pay_kl
+from agents.kl import Controller, HalvingKL, k3, kl_penalty
 from agents.losses import (
     clipped_surrogate,
     entropy_bonus,
@@ -31,6 +31,7 @@ from agents.losses import (
 from agents.optim import Optimizer, TokenLoss
 from agents.policy import Policy
 from agents.ppo.config import PPOConfig
+from agents.reference import load_reference, reference_state, renew
 from agents.rollout import Rollout
 
 
@@ -46,7 +47,8 @@ class PPO:
 
     def update(self, rollout: Rollout) -> dict[str, float]:
         """Learn from one rollout; returns metrics."""
-        rollout = annotate(rollout, self.policy, self.reference, self.config.optim)
+        c = self.config
+        rollout = annotate(rollout, self.policy, self.reference, c.optim, exact_kl=c.kl_coef > 0 and c.kl_in == "both")
         advantage, target = self.advantages(rollout)
         learned = self.optimizer.descend(
             lambda rows: self.loss(rollout[rows], advantage[rows], target[rows]),
@@ -59,6 +61,8 @@ class PPO:
             metrics["penalty_coef"] = self.penalty.beta
         if rollout.trainable.any():  # where every grader failed there is no KL to adapt to
             self._adapt(metrics, len(rollout))
+        if self.reference is not None and c.reference_every and self.optimizer.num_updates % c.reference_every == 0:
+            renew(self.reference, self.policy)
         return metrics
 
     def _adapt(self, metrics: Mapping[str, float], num_rows: int) -> None:
@@ -70,11 +74,8 @@ class PPO:
     def advantages(self, rollout: Rollout) -> tuple[Float[Tensor, "N A"], Float[Tensor, "N A"]]:
         """Advantages (whitened if asked) and value targets A + V, from the shaped rewards."""
         c, mask = self.config, rollout.trainable
-        reward = rollout.reward
-        if self.reference is not None:
-            reward = shaped_reward(
-                reward, rollout.known("old_logprob"), rollout.known("reference_logprob"), mask, beta=self.kl.beta
-            )
+        paid = self.reference is not None and c.kl_in != "loss"
+        reward = pay_kl(rollout, self.kl.beta).reward if paid else rollout.reward
         value, bootstraps = rollout.known("value"), rollout.truncated & (c.truncation == "bootstrap")
         final = torch.where(bootstraps, rollout.known("final_value"), 0.0)
         advantage = gae(reward, value, mask, gamma=c.gamma, lam=c.lam, final_value=final)
@@ -86,7 +87,9 @@ class PPO:
         c, device = self.config, self.policy.device
         rollout, advantage, target = rollout.to(device), advantage.to(device), target.to(device)
         mask, old = rollout.mask, rollout.known("old_logprob")
-        scores = self.policy.evaluate(rollout, with_entropy=c.entropy_coef > 0)
+        penalizes = self.reference is not None and c.kl_in != "reward"
+        exact_to = self.reference if penalizes and c.kl_kind == "full" else None
+        scores = self.policy.evaluate(rollout, with_entropy=c.entropy_coef > 0, kl_to=exact_to)
         assert scores.value is not None
         objective, report = self._objective(scores.logprob, old, advantage, mask)
         if c.sampler_correction is not None:
@@ -99,6 +102,11 @@ class PPO:
         if scores.entropy is not None:
             loss = loss + entropy_bonus(scores.entropy, coefficient=c.entropy_coef, mask=mask)
         report |= {"policy_loss": objective.detach(), "value_loss": error.detach()}
+        if penalizes:
+            reference = rollout.known("reference_logprob")
+            kl = kl_penalty(scores.logprob, reference, c.kl_kind, old_logprob=old, exact=scores.kl, mask=mask)
+            loss = loss + self.kl.beta * kl
+            report["kl/loss"] = kl.detach()
         if rollout.reference_logprob is not None:
             report["kl/reference_now"] = k3(scores.logprob.detach(), rollout.reference_logprob)
         return TokenLoss(loss, report, scores.logprob.detach())
@@ -130,7 +138,13 @@ class PPO:
     def state(self) -> dict[str, Any]:
         """Everything that the next update depends on."""
         penalty = None if self.penalty is None else self.penalty.beta
-        return {"optimizer": self.optimizer.state(), "kl_beta": self.kl.beta, "penalty_beta": penalty}
+        reference = reference_state(self.reference, self.config.reference_every)
+        return {
+            "optimizer": self.optimizer.state(),
+            "kl_beta": self.kl.beta,
+            "penalty_beta": penalty,
+            "reference": reference,
+        }
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Continue from `state`."""
@@ -138,3 +152,4 @@ class PPO:
         self.kl = replace(self.kl, beta=state["kl_beta"])  # type: ignore[type-var]
         if self.penalty is not None:
             self.penalty = replace(self.penalty, beta=state["penalty_beta"])
+        load_reference(self.reference, state.get("reference"))

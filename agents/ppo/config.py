@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from agents.kl import Controller, FixedKL, HalvingKL, HorizonKL
+from agents.kl import Controller, FixedKL, HalvingKL, HorizonKL, placed_estimator
 from agents.optim import OptimConfig, require
 
 CRITICS = ("shared", "separate")
@@ -46,7 +46,15 @@ class PPOConfig:
     """With the shared critic: whether the value loss also trains the trunk."""
     entropy_coef: float = 0.0
     kl_coef: float = 0.0
-    """Weight of the KL to the reference policy, paid per token in the reward; 0 loads no reference."""
+    """Weight of the KL to the reference policy; 0 loads no reference."""
+    kl_in: str = "reward"
+    """Where it acts: `reward` (paid per token), `loss`, or `both` (only the exact one: each has a part of the
+    gradient)."""
+    kl_estimator: str | None = None
+    """In the reward `k1`; in the loss `weighted_k3` (null), `k2`, `k3` (the forward KL's gradient) or `full` (exact,
+    over the vocabulary; needs top_k=0 and top_p=1)."""
+    reference_every: int | None = None
+    """Iterations after which the reference becomes what the policy is; null: it stays as it was before training."""
     kl_controller: str = "fixed"
     """`fixed`, `horizon` (Ziegler et al.) or `halving` (the PPO paper's law): who changes `kl_coef`."""
     kl_target: float = 6.0
@@ -98,6 +106,13 @@ class PPOConfig:
             self.max_kl_reference is None or self.kl_coef > 0,
             f"agent.max_kl_reference={self.max_kl_reference} needs a reference policy: set agent.kl_coef above 0",
         )
+        placed_estimator(self.kl_in, self.kl_estimator)
+        every = self.reference_every
+        require(every is None or every >= 1, f"agent.reference_every must be at least 1 or null, got {every}")
+        require(
+            every is None or self.kl_coef > 0,
+            f"agent.reference_every={every} needs a reference policy: set agent.kl_coef above 0",
+        )
         for name in ("kl_coef", "kl_target", "kl_horizon"):
             ok = self.kl_controller == "fixed" or getattr(self, name) > 0
             require(ok, f"agent.{name} must be positive to adapt (kl_controller), got {getattr(self, name)}")
@@ -109,8 +124,13 @@ class PPOConfig:
     def needs_reference(self) -> bool:
         return self.kl_coef > 0
 
+    @property
+    def kl_kind(self) -> str:
+        """The estimator, chosen or not."""
+        return placed_estimator(self.kl_in, self.kl_estimator)
+
     def controller(self) -> Controller:
-        """Who sets the weight of the KL in the reward."""
+        """Who sets the weight of the KL to the reference."""
         if self.kl_controller == "horizon":
             return HorizonKL(self.kl_coef, self.kl_target, self.kl_horizon)
         return HalvingKL(self.kl_coef, self.kl_target) if self.kl_controller == "halving" else FixedKL(self.kl_coef)

@@ -15,14 +15,16 @@ from agents.policy import Evaluation, Policy
 class Given(Policy):
     """A policy whose `evaluate` returns what it was given, with a gradient into it."""
 
-    def __init__(self, logprob, *, value=None, entropy=None):
+    def __init__(self, logprob, *, value=None, entropy=None, kl=None):
         super().__init__(small_policy().model, num_actions=35)
         self.logprob = torch.tensor(logprob).requires_grad_()
         self.value = None if value is None else torch.tensor(value).requires_grad_()
         self.entropy = None if entropy is None else torch.tensor(entropy)
+        self.kl = None if kl is None else torch.tensor(kl).requires_grad_()
 
-    def evaluate(self, rollout, *, with_entropy=False, with_final_value=False):
-        return Evaluation(self.logprob, self.entropy if with_entropy else None, self.value)
+    def evaluate(self, rollout, *, with_entropy=False, with_final_value=False, kl_to=None):
+        kl = None if kl_to is None else self.kl
+        return Evaluation(self.logprob, self.entropy if with_entropy else None, self.value, kl=kl)
 
 
 def four_answers(returns=(1.0, 0.8, 0.4, 0.2), **fields):
@@ -120,6 +122,59 @@ def test_the_kl_in_the_loss(estimator, penalty, slope):
     assert result.loss[:, 0].tolist() == pytest.approx([0.5 * penalty] * 4, abs=1e-6)
     result.loss.sum().backward()
     assert policy.logprob.grad[:, 0].tolist() == pytest.approx([0.5 * slope] * 4, abs=1e-6)
+
+
+def test_the_exact_kl_in_the_loss_has_its_own_gradient_and_leaves_the_log_probabilities_alone():
+    policy = Given([[-1.8]] * 4, kl=[[0.3]] * 4)
+    rollout = four_answers(reference_logprob=torch.full((4, 1), -2.0))
+    agent = agent_of(policy, small_policy(seed=3), kl_coef=0.5, kl_estimator="full")
+    result = agent.loss(rollout, torch.zeros(4))
+    result.loss.sum().backward()
+    assert result.loss[:, 0].tolist() == pytest.approx([0.15] * 4)
+    assert policy.kl.grad[:, 0].tolist() == [0.5] * 4
+    assert policy.logprob.grad.abs().max() == 0
+
+
+def test_the_exact_kl_in_both_places_is_paid_where_it_is_known_and_differentiated_in_the_loss():
+    policy = Given([[-1.8]] * 4, kl=[[0.3]] * 4)
+    rollout = four_answers(
+        reference_logprob=torch.full((4, 1), -2.0), reference_kl=torch.tensor([[0.2], [0.0], [0.0], [0.4]])
+    )
+    agent = agent_of(policy, small_policy(seed=3), kl_coef=0.5, kl_in="both", scale_advantages="none")
+    # 1 - .1, .8, .4, .2 - .2 = .9, .8, .4, 0: mean .525
+    assert agent.advantages(rollout).tolist() == pytest.approx([0.375, 0.275, -0.125, -0.525])
+    assert agent.loss(rollout, torch.zeros(4)).loss[:, 0].tolist() == pytest.approx([0.15] * 4)
+
+
+@pytest.mark.parametrize("where", [{"kl_in": "both"}, {"kl_estimator": "full"}])
+def test_an_update_with_the_exact_kl_pulls_towards_the_reference(where):
+    policy, reference = small_policy(), small_policy(seed=3)
+    agent = agent_of(policy, reference, kl_coef=1.0, optim=OptimConfig(learning_rate=0.02), **where)
+    before = float(policy.score(four_answers(), microbatch_tokens=64, kl_to=reference).kl.sum())
+    metrics = agent.update(four_answers((0.1, 0.1, 0.1, 0.1)))
+    after = float(policy.score(four_answers(), microbatch_tokens=64, kl_to=reference).kl.sum())
+    assert metrics["kl/loss"] * 4 == pytest.approx(before, rel=1e-4)
+    assert after < before
+    if where.get("kl_in"):
+        assert metrics["kl"] == pytest.approx(metrics["kl/loss"], rel=1e-4)
+
+
+def test_the_reference_is_renewed_every_so_many_iterations_and_comes_back_from_a_checkpoint():
+    policy, reference = small_policy(), small_policy(seed=3)
+    settings = {"kl_coef": 0.1, "reference_every": 2, "optim": OptimConfig(learning_rate=0.01)}
+    agent = agent_of(policy, reference, **settings)
+    start = weights_of(reference)
+    agent.update(four_answers())
+    assert distance(start, weights_of(reference)) == 0
+    agent.update(four_answers())
+    assert distance(weights_of(policy), weights_of(reference)) == 0
+    agent.update(four_answers())
+    assert distance(weights_of(policy), weights_of(reference)) > 0
+    again = agent_of(small_policy(seed=5), small_policy(seed=6), **settings)
+    again.load(agent.state())
+    assert distance(weights_of(reference), weights_of(again.reference)) == 0
+    kept = agent_of(policy, reference, kl_coef=0.1)
+    assert kept.state()["reference"] is None  # one that never moves is made again from where the run began
 
 
 def test_a_group_without_variance_changes_nothing():

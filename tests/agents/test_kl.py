@@ -3,7 +3,19 @@ import math
 import pytest
 import torch
 
-from agents.kl import KINDS, FixedKL, HalvingKL, HorizonKL, k1, k2, k3, kl_penalty, shaped_reward, weighted_k3
+from agents.kl import (
+    KINDS,
+    FixedKL,
+    HalvingKL,
+    HorizonKL,
+    k1,
+    k2,
+    k3,
+    kl_penalty,
+    placed_estimator,
+    shaped_reward,
+    weighted_k3,
+)
 
 NAN = math.nan
 LOGITS = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64)
@@ -111,18 +123,64 @@ def test_k1_in_the_loss_is_refused_with_the_reason():
     x = torch.zeros(1)
     with pytest.raises(ValueError, match=r"kind must not be k1 in a loss: .* expectation is zero"):
         kl_penalty(x, x, "k1")
-    with pytest.raises(ValueError, match="kind must be one of k2, k3, weighted_k3, got 'kl'"):
+    with pytest.raises(ValueError, match="kind must be one of k2, k3, weighted_k3, full, got 'kl'"):
         kl_penalty(x, x, "kl")
 
 
 def test_worked_example_of_the_shaped_reward():
     # two tokens whose differences are .03 and .02: the row is paid .8 - 6 * .05 = .5
     reward, mask = torch.tensor([[0.0, 0.8, NAN]]), torch.tensor([[True, True, False]])
-    logprob, reference = torch.tensor([[-1.0, -2.0, NAN]]), torch.tensor([[-1.03, -2.02, NAN]])
-    shaped = shaped_reward(reward, logprob, reference, mask, beta=6.0)
+    kl = torch.tensor([[0.03, 0.02, NAN]])
+    shaped = shaped_reward(reward, kl, mask, beta=6.0)
     torch.testing.assert_close(shaped, torch.tensor([[-0.18, 0.68, 0.0]]))
     assert shaped.sum().item() == pytest.approx(0.5)
-    assert not shaped_reward(reward, logprob.requires_grad_(), reference, mask, beta=6.0).requires_grad
+    assert not shaped_reward(reward, kl.requires_grad_(), mask, beta=6.0).requires_grad
+
+
+def test_the_exact_kl_stands_in_the_loss_as_it_is_and_not_where_it_is_masked_out():
+    x, mask = torch.zeros(1, 2), torch.tensor([[True, False]])
+    exact = torch.tensor([[0.25, NAN]], requires_grad=True)
+    loss = kl_penalty(x, x, "full", exact=exact, mask=mask)
+    loss.sum().backward()
+    assert loss.tolist() == [[0.25, 0.0]]
+    assert exact.grad.tolist() == [[1.0, 0.0]]
+    with pytest.raises(ValueError, match="kind=full needs the exact KL"):
+        kl_penalty(x, x, "full")
+
+
+def test_each_place_has_its_estimators_and_says_why_not_another():
+    chosen = [placed_estimator(place, None) for place in ("reward", "loss", "both")]
+    assert chosen == ["k1", "weighted_k3", "full"]
+    assert placed_estimator("loss", "full") == "full"
+    for place, kind, reason in (
+        ("loss", "k1", "gradient in a loss is zero in expectation"),
+        ("reward", "k3", "nothing is differentiated in a reward"),
+        ("reward", "full", "does not depend on the token that is chosen there"),
+        ("both", "k1", "counted twice in the reward"),
+        ("both", "k2", "loss and reward would both count it"),
+    ):
+        with pytest.raises(ValueError, match=rf"kl_estimator must not be {kind} with agent.kl_in={place}: .*{reason}"):
+            placed_estimator(place, kind)
+    with pytest.raises(ValueError, match="kl_in must be one of reward, loss, both, got 'nowhere'"):
+        placed_estimator("nowhere", None)
+    with pytest.raises(ValueError, match=r"kl_estimator must be one of k1, .* got 'k4'"):
+        placed_estimator("loss", "k4")
+
+
+@pytest.mark.parametrize("kind", ["k2", "k3"])
+def test_in_a_reward_only_k1_leaves_the_reverse_gradient(kind):
+    """The score-function gradient E[kl grad log p] of what is paid, summed over the arms: `PLACES` is no taste."""
+    p = LOGITS.clone().requires_grad_()
+    truth = torch.autograd.grad((p.log_softmax(-1).exp() * (p.log_softmax(-1) - REFERENCE)).sum(), p)[0]
+
+    def paid(estimator):
+        logprob = p.log_softmax(-1)
+        return torch.autograd.grad(
+            (logprob.detach().exp() * estimator(logprob, REFERENCE).detach() * logprob).sum(), p
+        )[0]
+
+    close(paid(k1), truth)
+    assert (paid({"k2": k2, "k3": k3}[kind]) - truth).abs().max() > 1e-3
 
 
 def test_horizon_controller_moves_beta_in_proportion_and_within_bounds():

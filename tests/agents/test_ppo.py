@@ -134,6 +134,46 @@ def test_the_loss_is_objective_plus_value_loss_less_entropy():
     assert policy.value.grad.item() == pytest.approx(0.5 * (0.5 - 0.9))
 
 
+@pytest.mark.parametrize(
+    ("estimator", "penalty", "slope"),
+    [
+        # d = -1.8 + 2 = .2; the ratio is e^.3: weighted k3 has the slope r (k3 + 1 - e^-d)
+        (None, math.exp(0.3) * (math.exp(-0.2) - 0.8), math.exp(0.3) * (math.exp(-0.2) - 0.8 + 1 - math.exp(-0.2))),
+        ("k2", 0.02, 0.2),
+        ("full", 0.7, 0.0),
+    ],
+)
+def test_the_kl_in_the_loss_is_weighed_by_the_controller_and_not_paid(estimator, penalty, slope):
+    policy = Given([[-1.8]], value=[[0.0]], kl=[[0.7]])
+    rollout = one_answer(
+        1,
+        old_logprob=torch.full((1, 1), -2.1),
+        value=torch.zeros(1, 1),
+        final_value=torch.zeros(1),
+        reference_logprob=torch.full((1, 1), -2.0),
+    )
+    agent = agent_of(policy, small_policy(seed=3), kl_coef=0.5, kl_in="loss", kl_estimator=estimator)
+    paid = agent.advantages(rollout)[1]
+    assert paid.tolist() == rollout.reward.tolist()
+    result = agent.loss(rollout, torch.zeros(1, 1), torch.zeros(1, 1))
+    result.loss.sum().backward()
+    assert result.loss.item() == pytest.approx(0.5 * penalty, abs=1e-6)
+    assert policy.logprob.grad.item() == pytest.approx(0.5 * slope, abs=1e-6)
+
+
+def test_an_update_with_the_exact_kl_in_both_places_and_a_renewed_reference():
+    reference = small_policy(seed=3)
+    before = weights_of(reference)
+    agent = agent_of(with_critic(), reference, kl_coef=0.1, kl_in="both", reference_every=1, **FAST)
+    metrics = agent.update(answers())
+    assert metrics["kl"] > 0
+    assert distance(before, weights_of(reference)) > 0
+    assert distance(weights_of(agent.policy.model), weights_of(reference.model)) == 0
+    assert torch.equal(
+        agent.state()["reference"][next(iter(agent.state()["reference"]))], next(reference.model.parameters())
+    )
+
+
 def test_without_a_bonus_no_entropy_is_computed():
     assert loss_of(Given([[-2.1]], value=[[0.0]]), [[0.2]], [[0.0]]).loss.item() == pytest.approx(-0.2)
 

@@ -10,6 +10,7 @@ from agents.optim import OptimConfig
 from agents.policy.hardware import pick_device, pick_dtype
 from agents.policy.loading import TinyConfig
 from agents.ppo import PPOConfig
+from rewards.preference.lora import LoraConfig
 
 NAN = float("nan")
 BAD = [
@@ -34,8 +35,9 @@ BAD = [
     (GRPOConfig, "agent.clip_low must be in [0, 1]", NAN),
     (GRPOConfig, "agent.clip_high must be at least 0", -0.2),
     (GRPOConfig, "agent.kl_coef must be at least 0", -0.1),
-    (GRPOConfig, "agent.kl_in must be loss or reward", "both"),
-    (GRPOConfig, "agent.kl_estimator must be one of k2, k3, weighted_k3", "k4"),
+    (GRPOConfig, "agent.kl_in must be one of reward, loss, both", "advantage"),
+    (GRPOConfig, "agent.kl_estimator must be one of k1, k2, k3, weighted_k3, full or null", "k4"),
+    (GRPOConfig, "agent.reference_every must be at least 1 or null", 0),
     (PPOConfig, "agent.prompts must be at least 1", 0),
     (PPOConfig, "agent.group_size must be at least 1", 0),
     (PPOConfig, "agent.gamma must be in [0, 1]", 1.01),
@@ -46,6 +48,9 @@ BAD = [
     (PPOConfig, "agent.entropy_coef must be at least 0", -1.0),
     (PPOConfig, "agent.kl_coef must be at least 0", -1.0),
     (PPOConfig, "agent.penalty_coef must be at least 0", -1.0),
+    (PPOConfig, "agent.kl_in must be one of reward, loss, both", "advantage"),
+    (PPOConfig, "agent.kl_estimator must be one of k1, k2, k3, weighted_k3, full or null", "k4"),
+    (PPOConfig, "agent.reference_every must be at least 1 or null", 0),
     (PPOConfig, "agent.value_clip must be positive or null", 0.0),
     (PPOConfig, "agent.max_kl_old must be positive or null", 0.0),
     (PPOConfig, "agent.max_kl_reference must be positive or null", -1.0),
@@ -94,8 +99,20 @@ def test_the_defaults_are_in_range(settings):
 
 
 def test_k1_in_the_loss_is_refused_with_the_reason():
-    with pytest.raises(ValueError, match=r"agent\.kl_estimator must not be k1: its gradient in a loss is zero"):
+    with pytest.raises(ValueError, match=r"must not be k1 with agent\.kl_in=loss: its gradient in a loss is zero"):
         GRPOConfig(kl_estimator="k1")
+    with pytest.raises(ValueError, match=r"must not be k3 with agent\.kl_in=reward: nothing is differentiated"):
+        PPOConfig(kl_estimator="k3")
+
+
+@pytest.mark.parametrize("agent", [GRPOConfig, PPOConfig])
+def test_what_a_changing_or_exact_reference_needs_is_asked_for(agent):
+    with pytest.raises(ValueError, match=r"agent\.reference_every=5 needs a reference policy: set agent\.kl_coef"):
+        agent(reference_every=5)
+    with pytest.raises(ValueError, match=r"under an adapter .* policy\.lora\.rank must be 0, got 8"):
+        TrainConfig(agent(kl_coef=0.1, reference_every=5), policy=PolicyConfig(lora=LoraConfig(rank=8)))
+    with pytest.raises(ValueError, match=r"policy\.top_k must be 0 and policy\.top_p 1, got 0 and 0\.9"):
+        TrainConfig(agent(kl_coef=0.1, kl_in="loss", kl_estimator="full"), policy=PolicyConfig(top_p=0.9))
 
 
 def test_a_limit_on_the_kl_to_a_reference_that_is_not_there_is_refused():
