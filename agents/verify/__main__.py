@@ -54,7 +54,10 @@ def parser() -> argparse.ArgumentParser:
         "promises to be unbiased is not.",
     )
     made.add_argument(
-        "words", nargs="*", metavar="WORD", help="only cells with all of these in their section or settings, as in: ppo lam"
+        "words",
+        nargs="*",
+        metavar="WORD",
+        help="only cells with all of these in their section or settings, as in: ppo lam",
     )
     made.add_argument(
         "--all", action="store_true", help="every combination of settings, some two thousand; prints what is broken"

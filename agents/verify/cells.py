@@ -187,7 +187,9 @@ def table() -> list[Cell]:
             {"entropy_coef": 0.1},
             *({"aggregation": name} for name in AGGREGATIONS if name != "sequence_sum"),
         ),
-        *cells("Credit by a critic that is wrong", "ppo", {}, {"lam": 0.95}, {"lam": 0.5}, {"lam": 0.0}, critic="wrong"),
+        *cells(
+            "Credit by a critic that is wrong", "ppo", {}, {"lam": 0.95}, {"lam": 0.5}, {"lam": 0.0}, critic="wrong"
+        ),
         *cells(
             "PPO and the KL",
             "ppo",
@@ -198,7 +200,9 @@ def table() -> list[Cell]:
             {"kl_coef": 0.1, "kl_in": "both"},
             {"kl_coef": 0.1, "kl_in": "loss", "kl_estimator": "k1"},
         ),
-        *cells("PPO's later epochs", "ppo", {}, {"clip_high": 0.28, "ratio_cap": 1.5}, {"objective": "penalty"}, older=True),
+        *cells(
+            "PPO's later epochs", "ppo", {}, {"clip_high": 0.28, "ratio_cap": 1.5}, {"objective": "penalty"}, older=True
+        ),
         *cells(
             "Answers that the budget cuts, where they would have gone on",
             "ppo",
@@ -236,7 +240,14 @@ def table() -> list[Cell]:
             {"aggregation": "constant"},
         ),
         *named(),
-        *cells("Four tokens, three long", "grpo", {}, {"baseline": "group"}, {"aggregation": "token_mean"}, scene_name="long"),
+        *cells(
+            "Four tokens, three long",
+            "grpo",
+            {},
+            {"baseline": "group"},
+            {"aggregation": "token_mean"},
+            scene_name="long",
+        ),
         *cells("Four tokens, three long", "ppo", {}, {"kl_coef": 0.1}, scene_name="long"),
     ]
 
@@ -256,7 +267,13 @@ def combinations() -> list[Cell]:
         *cells("GRPO, its own samples", "grpo", *joined(advantages, aggregations, kl, cuts), **made),
         *cells("GRPO, samples of an older policy", "grpo", *joined(ratios, aggregations, kl), **made, older=True),
         *cells("PPO, its own samples", "ppo", *joined(critics, aggregations, kl), **made),
-        *cells("PPO, its own samples, a critic that is wrong", "ppo", *joined(critics, aggregations, kl), **made, critic="wrong"),
+        *cells(
+            "PPO, its own samples, a critic that is wrong",
+            "ppo",
+            *joined(critics, aggregations, kl),
+            **made,
+            critic="wrong",
+        ),
         *cells("PPO, samples of an older policy", "ppo", *joined(steps, aggregations, kl), **made, older=True),
     ]
 

@@ -28,7 +28,6 @@ from agents.verify.cells import Cell
 from agents.verify.scene import Scene
 from agents.verify.world import TablePolicy
 
-
 Agent = GRPO | PPO | TRPO
 
 

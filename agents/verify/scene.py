@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from agents.rollout import Rollout
 from agents.verify.world import TablePolicy, World, enumerated
 
 BANDIT = ([[0.3, -0.2, 0.5]], [[0.1, 0.2, -0.3]], [[-0.6, 0.3, 0.0]])

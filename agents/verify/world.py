@@ -150,7 +150,11 @@ class TablePolicy(nn.Module):
     trajectory they are. A critic, where there is one, is a number a state."""
 
     def __init__(
-        self, world: World, logits: Float[Tensor, "S V"], *, value: Float[Tensor, "S"] | None = None,
+        self,
+        world: World,
+        logits: Float[Tensor, "S V"],
+        *,
+        value: Float[Tensor, "S"] | None = None,
         final_value: Float[Tensor, "K"] | None = None,
     ) -> None:
         super().__init__()
