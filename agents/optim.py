@@ -243,7 +243,7 @@ class Optimizer:
     def gradient(self, loss: LossFunction, rollout: Rollout, *, max_tokens: int | None = None) -> dict[str, float]:
         """Leave the gradient of the loss of all rows in the parameters and take no step; returns the tokens' means."""
         self._zero_grad()
-        means, _, _ = self._accumulate(loss, rollout, torch.arange(len(rollout)), None, max_tokens)
+        means, _, _ = self.accumulate(loss, rollout, torch.arange(len(rollout)), max_tokens=max_tokens)
         return means
 
     def _minibatches(self, rollout: Rollout) -> Iterator[Int[Tensor, "R"]]:

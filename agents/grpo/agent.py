@@ -16,6 +16,7 @@ from torch import Tensor
 
 from agents.advantages import zero_variance_share
 from agents.annotate import annotate, kl_metrics, pay_kl
+from agents.credit import counted
 from agents.grpo.config import GRPOConfig
 from agents.grpo.credit import credit, teaches_nothing
 from agents.grpo.objective import objective
@@ -44,7 +45,7 @@ class GRPO:
         self.lesson = Lesson(rollout, advantage)
         learned = self.optimizer.descend(
             lambda rows: self.loss(rollout[rows], advantage[rows]),
-            self.counted(rollout),
+            counted(rollout, c.truncation),
             skip=None if self._penalizes or c.entropy_coef else teaches_nothing(advantage),
             max_tokens=rollout.mask.shape[1],
         )
@@ -56,12 +57,6 @@ class GRPO:
     def advantages(self, rollout: Rollout) -> Float[Tensor, "N"] | Float[Tensor, "N A"]:
         """How much better each completion, or token, is than what it is compared with, from the shaped rewards."""
         return credit(self.config, self._shaped(rollout))
-
-    def counted(self, rollout: Rollout) -> Rollout:
-        """`rollout` with the rows valid that carry loss: with `truncation=mask` those that were cut off do not."""
-        if self.config.truncation == "keep":
-            return rollout
-        return rollout.with_(valid=rollout.valid & ~rollout.cut)
 
     def loss(self, rollout: Rollout, advantage: Float[Tensor, "N"] | Float[Tensor, "N A"]) -> TokenLoss:
         """The negated objective and, with `kl_in=loss`, the KL to the reference, per token."""

@@ -9,6 +9,7 @@ from small import distance, make_rollout, prompts_of, small_policy, weights_of
 from test_grpo import Given, agent_of, four_answers
 from test_optim import seven_rows
 
+from agents.credit import counted
 from agents.grpo import GRPOConfig
 from agents.optim import OptimConfig
 from agents.rollout import Rollout
@@ -227,8 +228,8 @@ def test_completions_that_were_cut_off_carry_no_loss_and_stay_in_their_groups_me
     rollout = four_answers(finish_reason=REASONS)
     kept, masked = (agent_of(small_policy(), truncation=how) for how in ("keep", "mask"))
     assert masked.advantages(rollout).tolist() == kept.advantages(rollout).tolist()
-    assert kept.counted(rollout).valid.tolist() == [True] * 4
-    assert masked.counted(rollout).valid.tolist() == [True, False, False, True]
+    assert counted(rollout, kept.config.truncation).valid.tolist() == [True] * 4
+    assert counted(rollout, masked.config.truncation).valid.tolist() == [True, False, False, True]
     seen = []
     inner = masked.loss
     masked.loss = lambda some, advantage: seen.extend(some.episode.tolist()) or inner(some, advantage)
