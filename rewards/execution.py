@@ -39,7 +39,7 @@ class Executor:
         self._timeout_seconds = timeout_seconds
         self._functions = {name: _function(part) for name, part in parts.items()}
         self._wanted = {name: _wanted(name, part) for name, part in parts.items()}
-        self._in_process = {name for name, part in parts.items() if _execution(part) == "process"}
+        self._in_process = {name for name, part in parts.items() if execution_of(part) == "process"}
         for name in self._in_process:
             sendable(name, self._functions[name])
         self._new_pool = functools.partial(
@@ -172,7 +172,8 @@ def _wanted(name: str, part: Part) -> Wanted | None:
         raise ValueError(f"reward.{name}: {error}") from error
 
 
-def _execution(part: Part) -> str:
+def execution_of(part: Part) -> str:
+    """Where a part runs: `inline` or `process`."""
     if part.execution != "auto":
         return part.execution
     bounded = getattr(part.fn, "execution", None) == "inline"
