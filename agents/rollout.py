@@ -126,3 +126,13 @@ def joined(rollouts: Sequence[Rollout]) -> Rollout:
             width = max(x.shape[-1] for x in columns)
             values[name] = torch.cat([pad(x, (0, width - x.shape[-1])) if x.ndim == 2 else x for x in columns])
     return Rollout(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What an agent's last update learned from; it keeps the record as its `lesson`."""
+
+    rollout: Rollout
+    """With what the update added to what was collected."""
+    advantage: Float[Tensor, "N A"] | Float[Tensor, "N"]
+    """As its losses took it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,19 @@ from agents.collect import Collected, collect
 from agents.config import TrainConfig
 from agents.dynamic_sampling import outcome_without, refilled, sampling_metrics
 from agents.evaluate import Examination, examine
-from agents.grpo import GRPO
+from agents.fingerprint import fingerprint, short_hash
 from agents.memory import free_bytes
 from agents.metrics import truncate_after
 from agents.observe import rollout_metrics
 from agents.policy import Policy
 from agents.policy.hardware import has_fast_bfloat16, keep_freed_memory, peak_memory_gb, pick_device, repeat_exactly
-from agents.ppo import PPO
 from agents.preferences import prepare_preferences
+from agents.randomness import EXAMINATION, ITERATION, key_global_generators
+from agents.recording import Recording
+from agents.resume import continued, identity
 from agents.run_folder import RunFolder, default_name
 from agents.setup import (
+    Agent,
     Environments,
     build_agent,
     build_environments,
@@ -35,6 +39,7 @@ from agents.setup import (
     fit_into_memory,
     tokenizer_of,
 )
+from agents.stored import forget_after, write_rollout
 
 MISMATCH_LIMIT = {torch.float32: 1e-3, torch.bfloat16: 0.25}
 """Mean |difference| of the sampler's and the update's log-probabilities (nats) at which a run refuses to go on."""
@@ -57,6 +62,8 @@ class Counters:
     """Collecting and updating; evaluations, checkpoints and start-up are not in it."""
     before: dict[str, float] = field(default_factory=dict)
     """Held-out metrics of the untrained policy."""
+    accuracy: float | None = None
+    """Of this iteration's policy on held-out problems; None where it was not examined."""
 
 
 class Run:
@@ -64,19 +71,30 @@ class Run:
 
     def __init__(self, config: TrainConfig, folder: RunFolder, envs: Environments, policy: Policy) -> None:
         self.config, self.folder, self.envs, self.policy = config, folder, envs, policy
-        self.agent: GRPO | PPO = build_agent(config, policy)
+        self.made_of = fingerprint(envs.train.task, envs.train.tokenizer, policy.model)
+        self.agent: Agent = build_agent(config, policy)
         self.counters = Counters()
         self.on_round: Callable[[str], None] | None = None
         """Told of the rounds of dynamic sampling, which can make an iteration long."""
         policy.reset(seed=config.seed)
 
     def iterate(self) -> tuple[dict[str, float], Collected]:
-        """One iteration: collect, learn, count."""
+        """One iteration: collect, learn, count, and store the rollout where that is asked for.
+
+        Raises `FloatingPointError` where a loss is not finite, with the state and the rollout saved in `failure/`.
+        """
+        key_global_generators(self.config.seed, self.counters.iteration, ITERATION)
+        self.counters.accuracy = None
         started = time.perf_counter()
         collected = self._collect()
+        recording = self._record(collected) if self.config.logging.rollouts else None
         acted = time.perf_counter()
         generated = collected.everything
-        metrics = rollout_metrics(generated) | self.agent.update(collected.rollout)
+        try:
+            metrics = rollout_metrics(generated) | self.agent.update(collected.rollout)
+        except FloatingPointError as error:
+            where = self._save_failure(recording or self._record(collected))
+            raise FloatingPointError(f"{error}; the state and the rollout are in {where}") from error
         if self._rounds:
             metrics |= sampling_metrics(collected)
         done = time.perf_counter()
@@ -95,6 +113,8 @@ class Run:
             "time/train_seconds": c.train_seconds,
             "memory/peak_gb": peak_memory_gb(self.policy.device),
         }
+        if recording is not None:
+            write_rollout(self.folder.path, recording.stored(c.iteration))
         scoring = self.envs.train.scoring_metrics()
         return metrics | {f"scoring/{name}": number for name, number in scoring.items()}, collected
 
@@ -126,9 +146,10 @@ class Run:
         )
 
     def examine(self, *, samples: int = 0) -> Examination:
-        """Held-out accuracy now."""
+        """Held-out accuracy now; nothing of what is trained afterwards depends on it."""
+        key_global_generators(self.config.seed, self.counters.iteration, EXAMINATION)
         c = self.config.evaluation
-        return examine(
+        found = examine(
             self.envs.test,
             self.policy,
             num_problems=c.problems,
@@ -136,23 +157,59 @@ class Run:
             correct_at=c.correct_at,
             max_tokens=self.config.env.propose_tokens,
         )
+        self.counters.accuracy = found.accuracy
+        return found
 
-    def save(self, accuracy: float | None) -> None:
-        """Write a checkpoint of this iteration."""
-        state = {"agent": self.agent.state(), "counters": vars(self.counters)}
+    @property
+    def is_best(self) -> bool:
+        """Whether this iteration's policy was examined and did better than that of any checkpoint."""
+        accuracy = self.counters.accuracy
+        if accuracy is None:
+            return False
+        best = checkpoint.best_metric(self.folder.path)
+        return best is None or accuracy > best
+
+    def save(self) -> None:
+        """Write a checkpoint of this iteration: everything that the next one depends on.
+
+        Between iterations nothing is pending: every episode that was begun is scored and learned from, the sampler's
+        cache is emptied before each rollout, and random numbers are keyed by seed, episode and position.
+        """
+        state = {"agent": self.agent.state(), "counters": vars(self.counters), "made_of": self.made_of}
         checkpoint.save(
-            self.folder.path, self.counters.iteration, state, keep=self.config.keep_checkpoints, best=accuracy
+            self.folder.path,
+            self.counters.iteration,
+            state,
+            keep=self.config.keep_checkpoints,
+            best=self.counters.accuracy,
         )
 
     def load(self, say: Callable[[str], None]) -> None:
-        """Go back to the newest intact checkpoint, and the logs with it."""
-        iteration, state = checkpoint.load(self.folder.path, say=say)
-        self.agent.load(state["agent"])
-        self.counters = Counters(**state["counters"])
+        """Go back to the newest intact checkpoint, and the logs with it; to the beginning where there was none yet."""
+        iteration = 0
+        if checkpoint.iterations(self.folder.path) or self.folder.metrics.exists():
+            iteration, state = checkpoint.load(self.folder.path, say=say)
+            with continued(self.folder.path, iteration, state, self.made_of):
+                self.agent.load(state["agent"])
+                self.counters = Counters(**state["counters"])
         self.policy.reset()
         for path in (self.folder.metrics, self.folder.completions):
-            if path.exists():
-                truncate_after(path, iteration)
+            truncate_after(path, iteration)
+        forget_after(self.folder.path, iteration)
+
+    @cached_property
+    def _settings(self) -> str:
+        return short_hash(identity(self.folder.settings()))
+
+    def _record(self, collected: Collected) -> Recording:
+        return Recording(self.agent, collected, settings=self._settings)
+
+    def _save_failure(self, recording: Recording) -> Path:
+        """What is needed to look into an update that failed; the checkpoints stay as they are."""
+        iteration = self.counters.iteration + 1
+        write_rollout(self.folder.failure, recording.stored(iteration))
+        checkpoint.save(self.folder.failure, iteration, {"agent": self.agent.state(), "counters": vars(self.counters)})
+        return self.folder.failure
 
 
 def check_sampler(difference: float, dtype: torch.dtype) -> None:

@@ -24,7 +24,7 @@ from agents.losses import entropy_bonus, sampler_correction
 from agents.optim import Optimizer, TokenLoss
 from agents.policy import Policy
 from agents.reference import load_reference, reference_state, renew
-from agents.rollout import Rollout
+from agents.rollout import Lesson, Rollout
 
 
 class GRPO:
@@ -34,12 +34,14 @@ class GRPO:
         self, config: GRPOConfig, policy: Policy, optimizer: Optimizer, reference: Policy | None = None
     ) -> None:
         self.config, self.policy, self.optimizer, self.reference = config, policy, optimizer, reference
+        self.lesson: Lesson | None = None
 
     def update(self, rollout: Rollout) -> dict[str, float]:
         """Learn from one rollout; returns metrics."""
         c = self.config
         rollout = annotate(rollout, self.policy, self.reference, c.optim, exact_kl=c.kl_coef > 0 and c.kl_in == "both")
         advantage = self.advantages(rollout)
+        self.lesson = Lesson(rollout, advantage)
         learned = self.optimizer.descend(
             lambda rows: self.loss(rollout[rows], advantage[rows]),
             self.counted(rollout),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 import warnings
 from collections.abc import Sequence
 from dataclasses import fields as fields_of
@@ -317,3 +318,18 @@ def wants_a_colour(completion: str, colour: str) -> float:
 def solved_when_even(completion: str, digits: str) -> float:
     """A reward of 1 for whatever is said of an even number, and of chance for an odd one."""
     return 1.0 if int(digits) % 2 == 0 else moody(completion)
+
+
+def capricious(completion: str) -> float:
+    """A reward that draws from every global generator there is, as no reward should."""
+    return moody(completion) + random.random() + float(np.random.rand()) + float(torch.rand(()))
+
+
+def share_right(completion: str, answer: str) -> float:
+    """`Echo`'s own reward as a function."""
+    return ShareRight()(completion, answer)
+
+
+def share_wrong(completion: str, answer: str) -> float:
+    """Its opposite."""
+    return 1.0 - ShareRight()(completion, answer)
