@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import math
 import os
@@ -170,9 +171,12 @@ def _write(scratch: Path, iteration: int, state: dict[str, Any], metric: float |
     """A complete checkpoint in `scratch`, on the disk when this returns."""
     scratch.mkdir()
     state_path = scratch / "state.pt"
-    with state_path.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
+    with state_path.open("wb", buffering=0) as file:
+        whole = Whole(file)
+        try:
+            torch.save(state, whole)
+        except RuntimeError as error:  # torch's own complaint, of a position, hides what the disk said
+            raise whole.failure or error from error
         os.fsync(file.fileno())
     finite = metric if metric is not None and math.isfinite(metric) else None
     size, sha256 = state_path.stat().st_size, _sha256(state_path)
@@ -188,6 +192,29 @@ def _check_room(checkpoints: Path, needed: int) -> None:
             errno.ENOSPC,
             f"a checkpoint in {checkpoints} needs {needed / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free on that disk",
         )
+
+
+class Whole:
+    """A raw file that writes all it is given and remembers what kept it from doing so."""
+
+    def __init__(self, file: io.FileIO) -> None:
+        self._file = file
+        self.failure: OSError | None = None
+
+    def write(self, content: bytes | memoryview) -> int:
+        """All of `content`; a raw file may take less at a time."""
+        left = memoryview(content).cast("B")
+        size = len(left)
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            self.failure = error
+            raise
+        return size
+
+    def flush(self) -> None:
+        """Nothing waits."""
 
 
 def _set_aside(final: Path) -> None:
