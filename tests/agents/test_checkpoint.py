@@ -12,6 +12,7 @@ import torch
 
 from agents import checkpoint
 from agents.checkpoint import best_iteration, config_differences, iterations, load, save, write_atomically
+from agents.disk import NO_ROOM
 
 
 def state(number=0.0):
@@ -159,10 +160,7 @@ def test_a_disk_that_is_full_in_the_middle_of_a_write_says_so(tmp_path):
         try:
             save(tmp_path, 2, {"w": torch.zeros(100_000)})
         except OSError as error:
-            found = (
-                error.errno in checkpoint.NO_ROOM
-                and "iteration_000002 could not be written (File too large)" in str(error)
-            )
+            found = error.errno in NO_ROOM and "iteration_000002 could not be written (File too large)" in str(error)
             os._exit(3 if found else 4)
         os._exit(5)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3

@@ -10,7 +10,7 @@ import yaml
 from killed import assert_same_run, curve, differences, in_child
 from small import Echo
 
-from agents import checkpoint
+from agents import checkpoint, disk
 from agents.fingerprint import fingerprint, weights_hash
 from agents.metrics import read_metrics, read_records
 from agents.stored import stored_iterations
@@ -248,13 +248,13 @@ def test_a_state_that_does_not_fit_is_refused_in_one_line(run, tmp_path, change)
 
 
 def test_too_little_room_is_said_in_one_line_and_the_earlier_checkpoint_stays(run, tmp_path, monkeypatch):
-    usage, asked = checkpoint.shutil.disk_usage, []
+    usage, asked = disk.shutil.disk_usage, []
 
     def full(path):
         asked.append(path)
         return usage(path) if len(asked) < 3 else usage(path)._replace(free=1000)
 
-    monkeypatch.setattr(checkpoint.shutil, "disk_usage", full)
+    monkeypatch.setattr(disk.shutil, "disk_usage", full)
     code, out, err = run(*SMALL, "agent=grpo", "name=one", "keep_checkpoints=9", "evaluation.every=0")
     assert code not in (0, None)
     assert err.startswith("error: a checkpoint in runs/one/checkpoints needs ")
