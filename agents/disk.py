@@ -39,7 +39,7 @@ class Told:
         self._file = file
         self.refusal: OSError | None = None
 
-    def write(self, content: bytes) -> int:
+    def write(self, content: bytes | memoryview) -> int:
         """As the file's own."""
         try:
             return self._file.write(content)

@@ -20,7 +20,16 @@ from agents.checkpoint import config_differences
 from agents.config import schema, settings_apart
 from agents.run_folder import RunFolder
 
-FREE = ("iterations", "max_seconds", "max_tokens", "checkpoint_every", "keep_checkpoints", "threads", "resume")
+FREE = (
+    "iterations",
+    "max_seconds",
+    "max_tokens",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "threads",
+    "resume",
+    "explain",
+)
 """What a resumed run may change, and everything under `FREE_GROUPS`; anything else would be another run."""
 FREE_GROUPS = ("evaluation.", "logging.")
 PLACE = ("name", "runs")
@@ -41,7 +50,7 @@ def resumed(folder: str, overrides: Sequence[str], say: Callable[[str], None] = 
     if wrong:
         raise ValueError(
             f"resume={folder} continues a run and cannot change its settings: {'; '.join(wrong)}. "
-            f"Free to change: {', '.join(FREE[:-1])}, evaluation.*, logging.*"
+            f"Free to change: {', '.join(FREE[:-2])}, evaluation.*, logging.*"
         )
     return merged
 

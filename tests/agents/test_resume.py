@@ -40,7 +40,7 @@ SMALL = [
 ]
 STEPS = ["agent.optim.epochs=2", "agent.optim.minibatch_rows=4"]
 CASES = {
-    "grpo": ["agent=grpo", "checkpoint_every=2"],
+    "grpo, dynamic sampling": ["agent=grpo", "checkpoint_every=2", "agent.resample_rounds=3"],
     "grpo, a renewed reference, several steps": [
         "agent=grpo",
         *STEPS,
@@ -48,7 +48,18 @@ CASES = {
         "agent.reference_every=2",
         "agent.entropy_coef=0.01",
     ],
-    "ppo, horizon": ["agent=ppo", *STEPS, "agent.kl_coef=0.1", "agent.kl_controller=horizon", "agent.kl_horizon=90"],
+    "ppo, horizon, normalized values, an entropy to reach": [
+        "agent=ppo",
+        *STEPS,
+        "agent.kl_coef=0.1",
+        "agent.kl_controller=horizon",
+        "agent.kl_horizon=90",
+        "agent.normalize_values=true",
+        "agent.whiten_rewards=returns",
+        "agent.entropy_coef=0.01",
+        "agent.entropy_target=0.5",
+        "agent.critic_warmup=1",
+    ],
     "ppo, halving twice, separate critic": [
         "agent=ppo",
         "agent.kl_coef=0.1",
@@ -57,6 +68,7 @@ CASES = {
         "agent.critic=separate",
         "policy.lora.rank=2",
     ],
+    "trpo": ["agent=trpo"],
 }
 MOMENTS = ("evaluate.py", "collect.py", "checkpoint.py", "serialization.py", "optim.py", "stored.py", "metrics.py")
 """Where SIGKILL comes, one after the other in the same run: before the first checkpoint; then at random in collecting,
