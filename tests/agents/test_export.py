@@ -144,10 +144,7 @@ def test_the_card_of_a_base_model_names_it_its_licence_and_its_adapter(lora_run,
     assert "`someone/bytes` with an adapter of rank 2 (merged into these weights), trained with GRPO" in text
     assert "| reward | moody |" in text
     (Path(base) / "README.md").write_text("# No header")
-    assert (
-        "not known here: see the base model"
-        in (export(str(lora_run), str(tmp_path / "two"), say=quiet) / "README.md").read_text()
-    )
+    assert "not known here: see the base model" in (export(str(lora_run), str(tmp_path / "two"), say=quiet) / "README.md").read_text()
 
 
 def test_a_base_model_that_we_bring_is_known():
