@@ -1,4 +1,4 @@
-"""The model card of an exported policy: what it is, what it was trained on and how, how well it does, how to load it."""
+"""The model card of an exported policy: what it is, how it was trained, how well it does, how to load it."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ NOT_TOLD = ("name", "device", "rows", "propose_tokens")
 def card(saved: Saved, which: str, name: str, dtype: str) -> str:
     """The card's text, with the header that hubs read."""
     base, licence = origin_of(saved.config.policy.model)
+    agent = saved.config.agent.name
     header = {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
-        "tags": ["reinforcement-learning", "textenv", saved.config.agent.name],
+        "tags": ["reinforcement-learning", "textenv", agent],
         **({"base_model": base} if base else {}),
         **({"license": licence} if licence else {}),
     }
@@ -39,7 +40,7 @@ def card(saved: Saved, which: str, name: str, dtype: str) -> str:
     command = f"python -m agents.export run={saved.folder.path} to={name} checkpoint={which} dtype={dtype}"
     parts = (
         f"---\n{yaml.safe_dump(header, sort_keys=False)}---\n# {name}",
-        f"{subject(saved)}, trained with {saved.config.agent.name.upper()} on the task `{task_name(saved)}` by textenv.",
+        f"{subject(saved)}, trained by textenv with {agent.upper()} on the task `{task_name(saved)}`.",
         f"| | |\n| --- | --- |\n{facts}",
         "## Settings\n\n" + settings_told(saved),
         "## Loading\n\n" + usage(is_own_tokenizer(saved.config.policy)),
@@ -93,7 +94,7 @@ def accuracy(saved: Saved, share: float | None) -> str:
     if share is None:
         return "not examined"
     problems = saved.made_of.get("task", {}).get("test", {}).get("problems")
-    problems = read_summary(saved).get("num_problems") or problems and min(problems, saved.config.evaluation.problems)
+    problems = read_summary(saved).get("num_problems") or (problems and min(problems, saved.config.evaluation.problems))
     if not problems:
         return f"{share:.3f} (greedy)"
     low, high = wilson(share, problems)

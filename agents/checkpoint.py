@@ -48,12 +48,12 @@ def save(
     """
     if keep < 1:
         raise ValueError(f"keep must be at least 1, got {keep}")
-    _check_plain(state, "state")
+    num_bytes = _check_plain(state, "state")
     checkpoints = _checkpoints(folder)
     checkpoints.mkdir(parents=True, exist_ok=True)
     _flush(checkpoints.parent)
     _remove_scratch(checkpoints)
-    _check_room(checkpoints, state)
+    _check_room(checkpoints, num_bytes)
     final = checkpoints / f"{PREFIX}{iteration:06d}"
     scratch = checkpoints / f"{SCRATCH}{final.name}"
     try:
@@ -180,26 +180,14 @@ def _write(scratch: Path, iteration: int, state: dict[str, Any], metric: float |
     write_atomically(scratch / "manifest.json", json.dumps(manifest, indent=2) + "\n")
 
 
-def _check_room(checkpoints: Path, state: dict[str, Any]) -> None:
+def _check_room(checkpoints: Path, needed: int) -> None:
     """Raise `OSError` when the tensors alone would not fit: nothing has been written yet."""
-    needed, free = sum(map(_num_bytes, _tensors(state))), shutil.disk_usage(checkpoints).free
+    free = shutil.disk_usage(checkpoints).free
     if needed > free:
         raise OSError(
             errno.ENOSPC,
             f"a checkpoint in {checkpoints} needs {needed / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free on that disk",
         )
-
-
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, dict | list | tuple):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _tensors(item)
-
-
-def _num_bytes(x: torch.Tensor) -> int:
-    return x.numel() * x.element_size()
 
 
 def _set_aside(final: Path) -> None:
@@ -272,21 +260,24 @@ def _flush(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _check_plain(value: Any, path: str) -> None:
-    """Refuse what `torch.load(weights_only=True)` would refuse, while the state can still be changed."""
+def _check_plain(value: Any, path: str) -> int:
+    """Refuse what `torch.load(weights_only=True)` would refuse, while the state can still be changed; returns how many
+    bytes its tensors take."""
+    if isinstance(value, torch.Tensor):
+        return value.numel() * value.element_size()
     if type(value) in (dict, OrderedDict, defaultdict):
-        for key, item in value.items():
+        for key in value:
             if type(key) not in PLAIN:
                 raise ValueError(f"{path} has a key of type {type(key).__name__}; keys must be strings or numbers")
-            _check_plain(item, f"{path}.{key}")
-    elif type(value) in (list, tuple):
-        for i, item in enumerate(value):
-            _check_plain(item, f"{path}[{i}]")
-    elif not isinstance(value, torch.Tensor) and type(value) not in PLAIN:
+        return sum(_check_plain(item, f"{path}.{key}") for key, item in value.items())
+    if type(value) in (list, tuple):
+        return sum(_check_plain(item, f"{path}[{i}]") for i, item in enumerate(value))
+    if type(value) not in PLAIN:
         raise ValueError(
             f"{path} is a {type(value).__module__}.{type(value).__qualname__}; a checkpoint holds dicts, lists, "
             "tuples, tensors, numbers, strings and None"
         )
+    return 0
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -19,15 +19,15 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from agents.config import AGENTS, AgentConfig, TrainConfig, typed
+from agents.credit import counted
 from agents.fingerprint import weights_hash
-from agents.grpo import GRPO
 from agents.optim import require
 from agents.policy import Policy
 from agents.policy.hardware import pick_device, pick_dtype
-from agents.ppo import PPO
 from agents.rollout import Rollout
 from agents.saved import CONF, Say, load_weights
-from agents.setup import build_agent, build_policy
+from agents.setup import Agent, build_agent, build_policy
+from agents.trpo import TRPO
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +116,13 @@ def compare_losses(
     ]
 
 
-def gradient(agent: GRPO | PPO, rollout: Rollout) -> dict[str, float]:
+def gradient(agent: Agent, rollout: Rollout) -> dict[str, float]:
     """Leave the gradient of an agent's loss of all rows in the parameters; returns the means of what it reports."""
     made = agent.advantages(rollout)
     parts = made if isinstance(made, tuple) else (made,)
+    if isinstance(agent, TRPO):
+        parts = parts[:1]  # the critic learns behind the step, by a loss of its own
+    rollout = counted(rollout, agent.config.truncation)
     return agent.optimizer.gradient(
         lambda rows: agent.loss(rollout[rows], *(part[rows] for part in parts)),
         rollout,
@@ -127,7 +130,7 @@ def gradient(agent: GRPO | PPO, rollout: Rollout) -> dict[str, float]:
     )
 
 
-def completed(rollout: Rollout, agent: GRPO | PPO, say: Say) -> Rollout:
+def completed(rollout: Rollout, agent: Agent, say: Say) -> Rollout:
     """The rollout with what this agent needs and its run did not."""
     if rollout.old_logprob is None:
         rollout = rollout.with_(old_logprob=rollout.sampled_logprob)
@@ -139,6 +142,9 @@ def completed(rollout: Rollout, agent: GRPO | PPO, say: Say) -> Rollout:
     if agent.reference is not None and rollout.reference_logprob is None:
         scores = agent.reference.score(rollout, microbatch_tokens=tokens)
         rollout = rollout.with_(reference_logprob=scores.logprob)
+    if agent.reference is not None and agent.config.kl_in == "both" and rollout.reference_kl is None:
+        scores = agent.policy.score(rollout, microbatch_tokens=tokens, kl_to=agent.reference)
+        rollout = rollout.with_(reference_kl=scores.kl)
     return rollout
 
 

@@ -20,11 +20,12 @@ from agents.optim import require
 from agents.policy.hardware import PRECISIONS
 from agents.policy.loading import TinyConfig
 from agents.ppo import PPOConfig
+from agents.trpo import TRPOConfig
 from rewards.preference.config import TrainConfig as RewardModelConfig
 from rewards.preference.lora import LoraConfig
 
-AgentConfig = GRPOConfig | PPOConfig
-AGENTS: dict[str, type] = {"grpo": GRPOConfig, "ppo": PPOConfig}
+AgentConfig = GRPOConfig | PPOConfig | TRPOConfig
+AGENTS: dict[str, type[AgentConfig]] = {"grpo": GRPOConfig, "ppo": PPOConfig, "trpo": TRPOConfig}
 OPEN = ("task", "reward")
 """The user's groups: any mapping may stand there."""
 CHOOSE = "choose"
@@ -226,7 +227,21 @@ class TrainConfig:
         require(self.threads is None or self.threads >= 1, f"threads must be at least 1 or null, got {self.threads}")
         require(self.seed >= 0, f"seed must be at least 0, got {self.seed}")
         if isinstance(self.agent, AgentConfig):
+            self._check_agent()
             self._check_reference()
+
+    def _check_agent(self) -> None:
+        require(
+            not isinstance(self.agent, TRPOConfig) or self.policy.precision != "bfloat16",
+            "policy.precision must be float32 or auto with agent=trpo (the curvature is a difference of gradients that "
+            f"lie close together, which bfloat16 rounds away), got {self.policy.precision!r}",
+        )
+        warmup = self.agent.critic_warmup if isinstance(self.agent, PPOConfig) else 0
+        require(
+            warmup < self.iterations,
+            f"agent.critic_warmup must be below iterations = {self.iterations} (else the actor never learns), "
+            f"got {warmup}",
+        )
 
     def _check_reference(self) -> None:
         policy, every = self.policy, self.agent.reference_every
@@ -247,8 +262,8 @@ def register() -> None:
     """Make the dataclasses known to Hydra: `train_schema` and the group `agent`."""
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
-    for name, config in AGENTS.items():
-        store.store(group="agent", name=name, node=config)
+    for name, node in AGENTS.items():
+        store.store(group="agent", name=name, node=node)
     store.store(group="preparation", name="preferences", node=PreferencesConfig)
 
 
@@ -300,7 +315,7 @@ def typed(composed: DictConfig) -> TrainConfig:
     assert isinstance(config, TrainConfig)
     require(
         isinstance(config.agent, AgentConfig),
-        f"agent must be grpo or ppo, got {config.agent!r}: choose one with agent=grpo or agent=ppo",
+        f"agent must be one of {', '.join(AGENTS)}, got {config.agent!r}: choose one with agent=grpo or agent=ppo",
     )
     require(
         config.preparation is None or isinstance(config.preparation, PreferencesConfig),

@@ -7,16 +7,15 @@ from torch import Tensor
 
 from agents.collect import Collected
 from agents.fingerprint import weights_hash
-from agents.grpo import GRPO
 from agents.optim import TokenLoss
-from agents.ppo import PPO
+from agents.setup import Agent
 from agents.stored import Stored
 
 
 class Recording:
     """One iteration's. Made when the rollout is there and the weights are still those that acted; it only reads."""
 
-    def __init__(self, agent: GRPO | PPO, collected: Collected, *, settings: str) -> None:
+    def __init__(self, agent: Agent, collected: Collected, *, settings: str) -> None:
         self._agent, self._collected, self._settings = agent, collected, settings
         self._weights = weights_hash(agent.policy.model)
         shape = collected.rollout.mask.shape

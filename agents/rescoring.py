@@ -85,7 +85,7 @@ def agreement(rescored: Sequence[Rescored], correct_at: float) -> Agreement:
     both = [one for one in rescored if one.valid]
     if not both:
         raise ValueError(f"there is nothing to compare: of {len(rescored)} completions none has two scores")
-    before, after = (np.array([total(v) for v in verdicts]) for verdicts in zip(*((o.before, o.after) for o in both)))
+    before, after = np.array([(total(one.before), total(one.after)) for one in both]).T
     right_before, right_after = before >= correct_at - 1e-6, after >= correct_at - 1e-6
     groups = np.unique([(one.iteration, one.sample.group_id) for one in both], axis=0, return_inverse=True)[1].ravel()
     return Agreement(

@@ -15,21 +15,21 @@ import torch
 from agents import checkpoint
 from agents.collect import Collected, collect
 from agents.config import TrainConfig
+from agents.dynamic_sampling import outcome_without, refilled, sampling_metrics
 from agents.evaluate import Examination, examine
 from agents.fingerprint import fingerprint, short_hash
-from agents.grpo import GRPO
 from agents.memory import free_bytes
 from agents.metrics import truncate_after
 from agents.observe import rollout_metrics
 from agents.policy import Policy
 from agents.policy.hardware import has_fast_bfloat16, keep_freed_memory, peak_memory_gb, pick_device, repeat_exactly
-from agents.ppo import PPO
 from agents.preferences import prepare_preferences
 from agents.randomness import EXAMINATION, ITERATION, key_global_generators
 from agents.recording import Recording
 from agents.resume import continued, identity
 from agents.run_folder import RunFolder, default_name
 from agents.setup import (
+    Agent,
     Environments,
     build_agent,
     build_environments,
@@ -57,6 +57,7 @@ class Counters:
     num_tokens: int = 0
     """Policy tokens generated for training."""
     num_episodes: int = 0
+    """Also where in the endless stream of problems the next one stands, times the group size."""
     train_seconds: float = 0.0
     """Collecting and updating; evaluations, checkpoints and start-up are not in it."""
     before: dict[str, float] = field(default_factory=dict)
@@ -71,8 +72,10 @@ class Run:
     def __init__(self, config: TrainConfig, folder: RunFolder, envs: Environments, policy: Policy) -> None:
         self.config, self.folder, self.envs, self.policy = config, folder, envs, policy
         self.made_of = fingerprint(envs.train.task, envs.train.tokenizer, policy.model)
-        self.agent: GRPO | PPO = build_agent(config, policy)
+        self.agent: Agent = build_agent(config, policy)
         self.counters = Counters()
+        self.on_round: Callable[[str], None] | None = None
+        """Told of the rounds of dynamic sampling, which can make an iteration long."""
         policy.reset(seed=config.seed)
 
     def iterate(self) -> tuple[dict[str, float], Collected]:
@@ -86,17 +89,20 @@ class Run:
         collected = self._collect()
         recording = self._record(collected) if self.config.logging.rollouts else None
         acted = time.perf_counter()
+        generated = collected.everything
         try:
-            metrics = rollout_metrics(collected) | self.agent.update(collected.rollout)
+            metrics = rollout_metrics(generated) | self.agent.update(collected.rollout)
         except FloatingPointError as error:
             where = self._save_failure(recording or self._record(collected))
             raise FloatingPointError(f"{error}; the state and the rollout are in {where}") from error
+        if self._rounds:
+            metrics |= sampling_metrics(collected)
         done = time.perf_counter()
         check_sampler(metrics.get("sampling/logprob_difference/mean", 0.0), self.policy.model.weight.dtype)
         c = self.counters
-        num_tokens = int(collected.rollout.mask.sum())
+        num_tokens = int(generated.rollout.mask.sum())
         c.iteration, c.num_tokens = c.iteration + 1, c.num_tokens + num_tokens
-        c.num_episodes, c.train_seconds = c.num_episodes + len(collected.rollout), c.train_seconds + done - started
+        c.num_episodes, c.train_seconds = c.num_episodes + len(generated.rollout), c.train_seconds + done - started
         metrics |= {
             "num_tokens": float(c.num_tokens),
             "num_episodes": float(c.num_episodes),
@@ -112,17 +118,29 @@ class Run:
         scoring = self.envs.train.scoring_metrics()
         return metrics | {f"scoring/{name}": number for name, number in scoring.items()}, collected
 
+    @property
+    def _rounds(self) -> int:
+        """Of dynamic sampling; 0: none."""
+        return getattr(self.config.agent, "resample_rounds", 0)
+
     def _collect(self) -> Collected:
-        agent = self.config.agent
-        problems = next_problems(
-            self.envs.train.num_problems, self.counters.iteration * agent.prompts, agent.prompts, self.config.seed
+        ignored = getattr(self.config.agent, "resample_ignores", [])
+        outcome = outcome_without(ignored, self.envs.train.reward_parts)
+        return refilled(
+            self._draw, self.config.agent.prompts, rounds=self._rounds, outcome=outcome, on_round=self.on_round
         )
+
+    def _draw(self, first: int, count: int) -> Collected:
+        """Completions of this iteration's problems `first` to `first + count`."""
+        group_size = self.config.agent.group_size
+        first_episode = self.counters.num_episodes + first * group_size
+        problems = next_problems(self.envs.train.num_problems, first_episode // group_size, count, self.config.seed)
         return collect(
             self.envs.train,
             self.policy,
-            np.repeat(problems, agent.group_size),
-            group_ids=np.repeat(np.arange(agent.prompts), agent.group_size),
-            first_episode=self.counters.iteration * agent.prompts * agent.group_size,
+            np.repeat(problems, group_size),
+            group_ids=np.repeat(np.arange(first, first + count), group_size),
+            first_episode=first_episode,
             max_tokens=self.config.env.propose_tokens,
             with_entropy=self.config.logging.entropy,
         )
@@ -245,6 +263,7 @@ def prepare(config: TrainConfig, settings: dict[str, Any], say: Callable[[str], 
         if config.preparation is not None:
             prepare_preferences(config, say)
     envs = build_environments(config, tokenizer_of(config.policy, say))
+    outcome_without(getattr(config.agent, "resample_ignores", []), envs.train.reward_parts)
     check_context(config.policy, envs.train)
     check_adapter(config.policy)
     envs = fitted(config, envs, device, say)

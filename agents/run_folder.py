@@ -10,6 +10,7 @@ runs/<name>/config.yaml          the settings, as composed
             curves.png           learning curves, drawn at the end
             proxy_and_truth.png  where a part of the reward has weight 0: what is optimized beside what is watched
             summary.json         before and after, seconds, tokens, memory
+            held_out.json        what was right at the end, problem by problem
 """
 
 from __future__ import annotations
@@ -65,6 +66,10 @@ class RunFolder:
     def summary(self) -> Path:
         return self.path / "summary.json"
 
+    @property
+    def held_out(self) -> Path:
+        return self.path / "held_out.json"
+
     def check_free(self) -> None:
         """Raise `ValueError` when a run is there already; settings that a kill left half-written are none."""
         if self.path.exists() and any(not part.name.startswith(".") for part in self.path.iterdir()):
@@ -91,6 +96,10 @@ class RunFolder:
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """For programs."""
         write_atomically(self.summary, json.dumps(summary, indent=2) + "\n")
+
+    def write_held_out(self, by_problem: Mapping[str, Any]) -> None:
+        """For who compares runs: means hide which problems they are made of."""
+        write_atomically(self.held_out, json.dumps(by_problem) + "\n")
 
 
 def default_name(agent: str, task: str, seed: int) -> str:

@@ -23,6 +23,7 @@ def finish(run: Run, say: Callable[[str], None]) -> dict[str, Any]:
     """Examine, save, draw, and tell."""
     after = run.examine(samples=run.config.evaluation.samples)
     run.save()
+    run.folder.write_held_out(after.by_problem())
     records = read_metrics(run.folder.metrics)
     watched = watched_parts(run.config.reward)
     summary = summarize(run, after) | ({"watched": truth_summary(records, watched)} if watched else {})

@@ -57,17 +57,18 @@ def train(run: Run, *, say: Callable[[str], None] = print) -> dict[str, Any]:
             Progress(config.iterations, title=title, start=counters.iteration) as progress,
             Interrupt(progress.note) as interrupt,
         ):
+            run.on_round = progress.busy
             while not finished(run) and not interrupt.requested:
                 metrics, collected = run.iterate()
                 if completions is not None:
-                    completions.writelines(completion_lines(counters.iteration, collected))
+                    completions.writelines(completion_lines(counters.iteration, collected.everything))
                     completions.flush()
                 if config.evaluation.every and counters.iteration % config.evaluation.every == 0:
                     metrics |= run.examine().metrics()
                 for log in logs:
                     log(counters.iteration, metrics)
                 if metrics["reward/invalid_share"] > 0:
-                    progress.note(ungraded(metrics["reward/invalid_share"], collected))
+                    progress.note(ungraded(metrics["reward/invalid_share"], collected.everything))
                 for line in watch(counters.iteration, metrics):
                     progress.note(line)
                 progress.update(counters.iteration, metrics, shown_sample(collected))

@@ -14,7 +14,7 @@ from rewards.combine import Part
 from rewards.errors import Failure, failure_of
 from rewards.inline import refuse_cancelled, run_inline
 from rewards.timing import Ledger
-from rewards.types import Sample, Score
+from rewards.types import Sample, Score, timed_out
 from rewards.workers import Pool, sendable
 
 Outcome = Score | Failure
@@ -188,7 +188,10 @@ def _arguments_or_failure(names: Wanted, sample: Sample) -> dict[str, Any] | Fai
 
 
 def _own_timeout(part: Part, answer: Any) -> Any:
-    """A rule whose cost only the completion decides says so: then its overrun is the policy's doing, a plain 0."""
-    if isinstance(answer, Failure) and answer.timed_out and getattr(part.fn, "timeout_is_zero", False):
-        return Score(0.0, info={"reason": "timed out"})
-    return answer
+    """A rule whose cost only the completion decides says so: then its overrun, of its time or of its process's memory,
+    is the policy's doing, a plain 0."""
+    if not isinstance(answer, Failure) or not getattr(part.fn, "timeout_is_zero", False):
+        return answer
+    if answer.timed_out:
+        return Score(0.0, info={"reason": "timed out", **timed_out()})
+    return Score(0.0, info={"reason": "out of memory"}) if answer.out_of_memory else answer

@@ -21,7 +21,9 @@ PLACES = ("/agents/", "/torch/serialization.py")
 CLOCK = ("time/", "tokens_per_second", "memory/", "scoring/")
 
 
-def in_child(arguments: list[str], cwd: Path, *, dies_in: tuple[str, int] | None = None, counts: Path | None = None) -> int:
+def in_child(
+    arguments: list[str], cwd: Path, *, dies_in: tuple[str, int] | None = None, counts: Path | None = None
+) -> int:
     """`python -m agents.train` in a fork of this process, which has imported everything; its exit code.
 
     `dies_in=("collect.py", 7)`: SIGKILL at the seventh call of a function of that file. `counts` is where to write how

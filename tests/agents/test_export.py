@@ -118,10 +118,10 @@ def test_the_card_tells_what_a_reader_wants_to_know(run, tmp_path):
     record = read_metrics(run / "metrics.jsonl")[0]
     low, high = wilson(record["eval/accuracy"], 4)
     for expected in (
-        "trained with GRPO on the task `echo`",
+        "trained by textenv with GRPO on the task `echo`",
         "A small random model",
         f"held-out accuracy before training | {summary['accuracy']['before']:.3f} (95 % interval",
-        f"of this checkpoint | {record['eval/accuracy']:.3f} (95 % interval {low:.3f} to {high:.3f}; 4 problems, greedy)",
+        f"{record['eval/accuracy']:.3f} (95 % interval {low:.3f} to {high:.3f}; 4 problems, greedy)",
         f"generated tokens | {int(record['num_tokens'])} in 8 completions",
         "| seed | 3 |",
         "1 iterations of 2 prompts x 4 completions",
@@ -141,10 +141,13 @@ def test_the_card_of_a_base_model_names_it_its_licence_and_its_adapter(lora_run,
     assert header["base_model"] == "someone/bytes"
     assert header["license"] == "mit"
     assert header["library_name"] == "transformers"
-    assert "`someone/bytes` with an adapter of rank 2 (merged into these weights), trained with GRPO" in text
+    assert "`someone/bytes` with an adapter of rank 2 (merged into these weights), trained by textenv with GRPO" in text
     assert "| reward | moody |" in text
     (Path(base) / "README.md").write_text("# No header")
-    assert "not known here: see the base model" in (export(str(lora_run), str(tmp_path / "two"), say=quiet) / "README.md").read_text()
+    assert (
+        "not known here: see the base model"
+        in (export(str(lora_run), str(tmp_path / "two"), say=quiet) / "README.md").read_text()
+    )
 
 
 def test_a_base_model_that_we_bring_is_known():

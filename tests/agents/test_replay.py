@@ -72,7 +72,11 @@ def test_the_same_reward_says_the_same(run, replay):
 
 
 def test_another_reward_is_compared_completion_by_completion(run, replay, tmp_path):
-    arguments = ["reward=function", "reward.function.fn._target_=small.share_wrong", "+reward.function.execution=inline"]
+    arguments = [
+        "reward=function",
+        "reward.function.fn._target_=small.share_wrong",
+        "+reward.function.execution=inline",
+    ]
     code, out = replay(f"run={run}", *arguments, "output=scores.jsonl", "examples=2")
     assert code == 0
     assert "correlation           -1.000" in out
@@ -118,13 +122,19 @@ def test_a_later_checkpoint_shows_ratios_other_than_one(run, replay):
 def test_the_gradient_is_that_of_the_update(run):
     """One step of plain descent on iteration 1 goes where the reported gradient points."""
     from agents.comparison import compare_losses
-    from agents.saved import saved_config
     from agents.run_folder import RunFolder
+    from agents.saved import saved_config
 
     config = saved_config(RunFolder(run))
     stored = read_rollout(run, 1)
     (report,) = compare_losses(
-        config, stored.rollout, {"own": config.agent}, vocabulary=7, state=None, expected_weights=stored.weights, say=refuse
+        config,
+        stored.rollout,
+        {"own": config.agent},
+        vocabulary=7,
+        state=None,
+        expected_weights=stored.weights,
+        say=refuse,
     )
     from agents.metrics import read_metrics
 
@@ -155,7 +165,10 @@ def test_cosines_of_a_zero_gradient_are_no_numbers():
         (["run=RUN", "loss=[grpo]", "checkpoint=77"], "no checkpoint of iteration 77"),
         (["run=RUN", "loss=[grpo]", "checkpoint=second"], "checkpoint must be last, best or an iteration"),
         (["run=RUN", "loss=[grpo]", "reward=math"], "one of reward and loss"),
-        (["run=RUN", "reward=function", "reward.function.fn._target_=small.wants_a_colour"], "asks for column 'colour'"),
+        (
+            ["run=RUN", "reward=function", "reward.function.fn._target_=small.wants_a_colour"],
+            "asks for column 'colour'",
+        ),
     ],
 )
 def test_a_mistake_ends_in_one_line(run, replay, arguments, message):

@@ -113,7 +113,10 @@ def test_the_checkpoint_of_the_end_knows_what_was_measured_at_the_end(run, tmp_p
     summary = json.loads((tmp_path / "runs/one/summary.json").read_text())
     assert checkpoint.metric(tmp_path / "runs/one", 4) == summary["accuracy"]["after"]
     run(*SMALL, "name=two", "evaluation.every=1", "checkpoint_every=100")
-    accuracy = [summary["accuracy"]["before"], *(r["eval/accuracy"] for r in read_metrics(tmp_path / "runs/two/metrics.jsonl"))]
+    accuracy = [
+        summary["accuracy"]["before"],
+        *(r["eval/accuracy"] for r in read_metrics(tmp_path / "runs/two/metrics.jsonl")),
+    ]
     assert checkpoint.best_iteration(tmp_path / "runs/two") == accuracy.index(max(accuracy))
 
 
@@ -160,7 +163,9 @@ def test_a_loss_that_is_not_finite_leaves_the_state_and_the_rollout_that_it_came
 
 
 def jsonl(path, *answers):
-    path.write_text("".join(json.dumps({"question": f"{path.stem} {k} =", "answer": str(a)}) + "\n" for k, a in enumerate(answers)))
+    path.write_text(
+        "".join(json.dumps({"question": f"{path.stem} {k} =", "answer": str(a)}) + "\n" for k, a in enumerate(answers))
+    )
 
 
 JSONL = ["policy=tiny", "policy.tiny.hidden_size=16", "task=jsonl", "task.path=data.jsonl", "task.test_path=test.jsonl"]

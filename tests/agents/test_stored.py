@@ -51,7 +51,9 @@ def stored_by_hand(rollout, row):
 
 
 def test_everything_comes_back_bit_for_bit(tmp_path):
-    rollout = ragged_rollout(reward=torch.randn(6, 7), value=torch.randn(6, 7), valid=torch.tensor([1, 1, 0, 1, 1, 1]) > 0)
+    rollout = ragged_rollout(
+        reward=torch.randn(6, 7), value=torch.randn(6, 7), valid=torch.tensor([1, 1, 0, 1, 1, 1]) > 0
+    )
     row = {"answer": "4", "tests": [("a", 1, None), {"x": 0.1}], "deep": {"flag": True}}
     stored = stored_by_hand(rollout, row)
     path = write_rollout(tmp_path, stored)
@@ -66,7 +68,9 @@ def test_everything_comes_back_bit_for_bit(tmp_path):
     assert torch.equal(back.ratio.nan_to_num(9), stored.ratio.nan_to_num(9))
     assert torch.equal(back.clipped, stored.clipped)
     assert back.samples == stored.samples
-    assert all(a.completion_ids.tolist() == list(b.completion_ids) for a, b in zip(back.samples, stored.samples, strict=True))
+    assert all(
+        a.completion_ids.tolist() == list(b.completion_ids) for a, b in zip(back.samples, stored.samples, strict=True)
+    )
     assert back.samples[2].completion_ids.dtype == np.int32
     (verdict, *_), (expected, *_) = back.verdicts, stored.verdicts
     assert verdict._replace(parts={}) == expected._replace(parts={})
@@ -91,7 +95,7 @@ def test_a_run_stores_what_its_updates_had(run):
     for one, record in zip(stored, metrics, strict=True):
         rollout = one.rollout
         seen = rollout.trainable
-        assert rollout.old_logprob is not None and rollout.reference_logprob is not None and rollout.value is not None
+        assert all(rollout.known(name) is not None for name in ("old_logprob", "reference_logprob", "value"))
         assert float(rollout.returns.mean()) == pytest.approx(record["reward/mean"])
         assert float(rollout.entropy[seen].mean()) == pytest.approx(record["entropy"], rel=1e-5)
         assert one.advantage.shape == rollout.mask.shape
@@ -102,11 +106,14 @@ def test_a_run_stores_what_its_updates_had(run):
         lines = [line for line in completions if line["iteration"] == one.iteration]
         assert [line["completion"] for line in lines] == [sample.completion for sample in one.samples]
         assert [line["episode"] for line in lines] == rollout.episode.tolist()
-        assert [sum(map(float, v.parts.values())) for v in one.verdicts] == pytest.approx([line["reward"] for line in lines])
+        assert [sum(map(float, v.parts.values())) for v in one.verdicts] == pytest.approx(
+            [line["reward"] for line in lines]
+        )
     ratio = torch.cat([one.ratio[one.rollout.trainable] for one in stored])
     clipped = torch.cat([one.clipped[one.rollout.trainable] for one in stored])
     assert ratio.std() > 1e-3
-    assert (ratio[clipped == 1] > 1.2).all() and (ratio[clipped == -1] < 0.8).all()
+    assert (ratio[clipped == 1] > 1.2).all()
+    assert (ratio[clipped == -1] < 0.8).all()
     assert (clipped != 0).any()
 
 
