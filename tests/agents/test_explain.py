@@ -56,6 +56,10 @@ def test_the_algebra_is_what_the_optimizer_does(run, tmp_path):
     done = float(re.search(r'"optimizer_steps": ([\d.]+)', line)[1])
     optim = OptimConfig(epochs=2, minibatch_rows=7)
     assert done == algebra(PPOConfig(prompts=5, group_size=4, optim=optim)).steps == 2 * 3
+    code, out, _ = run("resume=runs/one", "iterations=4", "--explain")
+    assert code == 0
+    assert "4 iterations x 6 optimizer steps = 24 optimizer steps" in out
+    assert (tmp_path / "runs/one/metrics.jsonl").read_text() == line
 
 
 def test_learning_rates_in_words():
