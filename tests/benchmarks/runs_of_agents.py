@@ -15,9 +15,7 @@ ABOUT = {
 }
 
 
-def run_result(
-    name="ppo", seed=0, accuracies=(0.2, 0.6, 1.0), *, correct=None, num_correct=None, seconds=10.0, **more
-):
+def run_result(name="ppo", seed=0, accuracies=(0.2, 0.6, 1.0), *, correct=None, num_correct=None, seconds=10.0, **more):
     """100 tokens and `seconds` between evaluations, 10 problems with 4 samples each; as right at the end as the curve
     says unless `correct` is given."""
     right = [int(i < round(10 * accuracies[-1])) for i in range(10)] if correct is None else correct
