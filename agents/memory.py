@@ -26,6 +26,9 @@ LAYER_NUMBERS = (14, 6)
 """What a layer keeps for each token until the backward pass, in hidden and in intermediate sizes; measured at 135M (0.9
 MB a token in bfloat16) with torch's own layers. Those by the kernels keep about half of it, which is not counted on."""
 
+NATURAL_GRADIENT_VECTORS = 9
+"""In float32, as long as the weights: these, the gradient, three of the conjugate gradient's, four for a product."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelSize:
@@ -93,6 +96,8 @@ class Demand:
     """Of each, where only adapters are trained, on one frozen set of weights for all; None: all weights are."""
     frozen_models: int = 0
     """1 with a reference policy of its own."""
+    natural_gradient: bool = False
+    """Whether the policy is moved by a natural gradient, for which Adam keeps nothing."""
     checkpoint_activations: bool | None = None
     """None: only when there is no other way."""
     keeps_scores: bool = True
@@ -161,7 +166,8 @@ def fixed_parts(size: ModelSize, demand: Demand) -> dict[str, int]:
     return {
         "weights": held * demand.dtype.itemsize + demand.trained_models * trained * master,
         "gradients": demand.trained_models * trained * 4,
-        "AdamW": demand.trained_models * trained * 8,
+        "AdamW": (demand.trained_models - demand.natural_gradient) * trained * 8,
+        "natural gradient": demand.natural_gradient * trained * 4 * NATURAL_GRADIENT_VECTORS,
         "weights laid out for acting": n * demand.dtype.itemsize,
         "reference policy": demand.frozen_models * n * demand.dtype.itemsize,
     }

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,6 +103,7 @@ class TokenLoss:
 
 
 LossFunction = Callable[[Tensor], TokenLoss]
+Watch = Callable[[Tensor, TokenLoss], None]
 
 
 class MasterWeights:
@@ -187,7 +189,11 @@ class Optimizer:
             groups, lr=config.learning_rate, betas=betas, weight_decay=config.weight_decay, fused=True
         )
         self.num_steps = 0
+        self.num_critic_steps = 0
+        """Of them those that held the actor; its warm-up does not count them."""
         self.num_updates = 0
+        self.watch: Watch | None = None
+        """Told the rows and the loss of every microbatch, as it is computed."""
 
     @property
     def trainable(self) -> list[nn.Parameter]:
@@ -201,28 +207,31 @@ class Optimizer:
         skip: Bool[Tensor, "N"] | None = None,
         max_tokens: int | None = None,
         stop: Callable[[Mapping[str, float]], bool] | None = None,
+        hold_actor: bool = False,
     ) -> dict[str, float]:
         """All epochs and minibatches over one rollout; returns metrics, means over the tokens that took part.
 
         Rows marked `skip` have a loss of exactly zero: they keep their weight in every mean but are not computed.
         `stop` is asked with the means of each minibatch before its step is taken; True ends the update.
+        With `hold_actor` only the critic learns: no weight of the actor moves, nor does what Adam keeps of it.
         `max_tokens` belongs to the aggregation `constant`. Raises `FloatingPointError` when a loss is not finite.
         """
         sums, tokens, norms = defaultdict[str, float](float), 0, []
         first: dict[str, float] = {}
         stopped = False
-        for rows in self._minibatches(rollout):
-            means, count, mismatch = self._accumulate(loss, rollout, rows, skip, max_tokens)
-            first = first or mismatch
-            tokens += count
-            for name, mean in means.items():
-                sums[name] += mean * count
-            if stop is not None and count and stop(means):
-                self._zero_grad()
-                stopped = True
-                break
-            if count:
-                norms.append(self._step())
+        with self._holding(hold_actor):
+            for rows in self._minibatches(rollout):
+                means, count, mismatch = self.accumulate(loss, rollout, rows, skip=skip, max_tokens=max_tokens)
+                first = first or mismatch
+                tokens += count
+                for name, mean in means.items():
+                    sums[name] += mean * count
+                if stop is not None and count and stop(means):
+                    self._zero_grad()
+                    stopped = True
+                    break
+                if count:
+                    norms.append(self._step(hold_actor))
         self.num_updates += 1
         metrics = {name: total / max(tokens, 1) for name, total in sums.items()}
         metrics |= first | {f"learning_rate{suffix}": rate for suffix, rate in self.learning_rates().items()}
@@ -230,6 +239,12 @@ class Optimizer:
         metrics["optimizer_steps"] = float(len(norms))
         metrics["early_stop"] = float(stopped)
         return metrics
+
+    def gradient(self, loss: LossFunction, rollout: Rollout, *, max_tokens: int | None = None) -> dict[str, float]:
+        """Leave the gradient of the loss of all rows in the parameters and take no step; returns the tokens' means."""
+        self._zero_grad()
+        means, _, _ = self.accumulate(loss, rollout, torch.arange(len(rollout)), max_tokens=max_tokens)
+        return means
 
     def _minibatches(self, rollout: Rollout) -> Iterator[Int[Tensor, "R"]]:
         """Row numbers of each optimizer step: whole groups, in an order of their own for every epoch."""
@@ -247,11 +262,23 @@ class Optimizer:
             if taken:
                 yield torch.cat(taken)
 
-    def _accumulate(
-        self, loss: LossFunction, rollout: Rollout, rows: Tensor, skip: Tensor | None, max_tokens: int | None
+    def accumulate(
+        self,
+        loss: LossFunction,
+        rollout: Rollout,
+        rows: Int[Tensor, "R"],
+        *,
+        skip: Bool[Tensor, "N"] | None = None,
+        max_tokens: int | None = None,
+        aggregation: str | None = None,
+        backward: bool = True,
     ) -> tuple[dict[str, float], int, dict[str, float]]:
-        """Add the gradient of one minibatch; returns means over its tokens, their number, and sampler mismatch."""
-        weight = token_weights(rollout.trainable[rows], self.config.aggregation, max_tokens=max_tokens)
+        """Add the gradient of one minibatch; returns means over its tokens, their number, and sampler mismatch.
+
+        The mean `loss` is the aggregated one. `aggregation` None is that of the settings. Without `backward` nothing is
+        differentiated and only the numbers are returned. Raises `FloatingPointError` when the loss is not finite.
+        """
+        weight = token_weights(rollout.trainable[rows], aggregation or self.config.aggregation, max_tokens=max_tokens)
         active = rollout.trainable[rows].any(1)
         if skip is not None:
             active &= ~skip[rows]
@@ -260,11 +287,15 @@ class Optimizer:
         differences: list[Tensor] = []
         for part in microbatches(rollout[rows], self.config.microbatch_tokens) if len(rows) else []:
             mask = rollout.trainable[rows[part]]
-            result = loss(rows[part])
-            total = weighted_sum(result.loss, weight[part].to(result.loss.device))
+            with torch.set_grad_enabled(backward):
+                result = loss(rows[part])
+                total = weighted_sum(result.loss, weight[part].to(result.loss.device))
+            if self.watch is not None:
+                self.watch(rows[part], result)
             if not total.isfinite():
                 raise FloatingPointError(f"the loss of rows {rows[part].tolist()} is {total.item()}")
-            total.backward()
+            if backward:
+                total.backward()
             num_tokens = int(mask.sum())
             count += num_tokens
             for name, x in result.report.items():
@@ -275,13 +306,32 @@ class Optimizer:
         means = {name: x / max(count, 1) for name, x in sums.items()} | {"loss": whole}
         return means, count, sampler_mismatch(differences)
 
-    def _step(self) -> float:
-        self._schedule()
+    @contextmanager
+    def _holding(self, hold: bool) -> Iterator[None]:
+        """Within it the actor's weights have no gradient, so that neither the backward pass nor Adam comes to them."""
+        parameters = list(self.actor.parameters.values()) if hold else []
+        masters = list(self.actor.masters.values()) if hold else []
+        gradients = [master.grad for master in masters]
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        for master in masters:
+            master.grad = None
+        try:
+            yield
+        finally:
+            for parameter in parameters:
+                parameter.requires_grad_(True)
+            for master, gradient in zip(masters, gradients, strict=True):
+                master.grad = gradient
+
+    def _step(self, hold_actor: bool) -> float:
+        self._schedule(hold_actor)
         norm = nn.utils.clip_grad_norm_(self.trainable, self.config.max_grad_norm)
         if not norm.isfinite():
             raise FloatingPointError(f"the gradient norm is {float(norm)}")
         self.adam.step()
         self.num_steps += 1
+        self.num_critic_steps += hold_actor
         self._zero_grad()
         self.actor.publish()
         self.critic.publish()
@@ -292,17 +342,20 @@ class Optimizer:
             if parameter.grad is not None:
                 parameter.grad.zero_()
 
-    def _schedule(self) -> None:
+    def _schedule(self, hold_actor: bool) -> None:
+        """Both rates decay with the run; each rises over its own first steps."""
         c = self.config
-        rates = {"actor": (c.learning_rate, c.decay)}
+        actor = 0.0 if hold_actor else c.learning_rate
+        rates = {"actor": (actor, c.decay, self.num_steps - self.num_critic_steps)}
         rates["critic"] = (
             c.learning_rate if c.critic_learning_rate is None else c.critic_learning_rate,
             c.critic_decay or c.decay,
+            self.num_steps,
         )
         left = 1 - self.num_updates / max(self.total_iterations, 1)
-        warm = min(1.0, (self.num_steps + 1) / (c.warmup_steps + 1))
         for group in self.adam.param_groups:
-            rate, decay = rates[group["name"]]
+            rate, decay, steps = rates[group["name"]]
+            warm = min(1.0, (steps + 1) / (c.warmup_steps + 1))
             group["lr"] = rate * warm * decayed(decay, 1 - left / c.decay_share)
 
     def learning_rates(self) -> dict[str, float]:
@@ -316,6 +369,7 @@ class Optimizer:
             "critic": {name: p.detach() for name, p in self.critic.masters.items()},
             "adam": self.adam.state_dict(),
             "num_steps": self.num_steps,
+            "num_critic_steps": self.num_critic_steps,
             "num_updates": self.num_updates,
         }
 
@@ -325,6 +379,7 @@ class Optimizer:
         self.critic.load(state["critic"])
         self.adam.load_state_dict(state["adam"])
         self.num_steps, self.num_updates = state["num_steps"], state["num_updates"]
+        self.num_critic_steps = state.get("num_critic_steps", 0)
 
 
 def decayed(decay: str, progress: float) -> float:

@@ -3,8 +3,10 @@
 runs/<name>/config.yaml          the settings, as composed
             metrics.jsonl        one line an iteration
             completions.jsonl    every completion with its scores
+            rollouts/            with logging.rollouts=true: what each update learned from (`agents.stored`)
             tensorboard/
             checkpoints/
+            failure/             where a loss was not finite: the state and the rollout that it happened with
             curves.png           learning curves, drawn at the end
             proxy_and_truth.png  where a part of the reward has weight 0: what is optimized beside what is watched
             summary.json         before and after, seconds, tokens, memory
@@ -45,6 +47,10 @@ class RunFolder:
         return self.path / "completions.jsonl"
 
     @property
+    def failure(self) -> Path:
+        return self.path / "failure"
+
+    @property
     def tensorboard(self) -> Path:
         return self.path / "tensorboard"
 
@@ -65,8 +71,8 @@ class RunFolder:
         return self.path / "held_out.json"
 
     def check_free(self) -> None:
-        """Raise `ValueError` when a run is there already."""
-        if self.path.exists() and any(self.path.iterdir()):
+        """Raise `ValueError` when a run is there already; settings that a kill left half-written are none."""
+        if self.path.exists() and any(not part.name.startswith(".") for part in self.path.iterdir()):
             raise ValueError(
                 f"name={self.path.name} is taken: {self.path} holds an earlier run, which is never overwritten; "
                 f"choose another name, or continue that run with resume={self.path}"

@@ -21,12 +21,14 @@ from agents.policy import LanguageModel, Policy, Sampling, ValueHead
 from agents.policy.hardware import pick_device, pick_dtype
 from agents.policy.loading import TINY, load_model, resolve, tiny_model, tiny_shape
 from agents.policy.lora import NAME, adapt, sharing_weights, without_adapter
-from agents.ppo import PPO
+from agents.ppo import PPO, PPOConfig
+from agents.trpo import TRPO, TRPOConfig
 from rewards.preference.lora import LoraConfig, targeted
 from textenv import Task, TextVectorEnv
 from textenv.tasks import load_task
 
 Say = Callable[[str], None]
+Agent = GRPO | PPO | TRPO
 RUN_ONLY = ("rows", "propose_tokens")
 
 
@@ -125,20 +127,34 @@ def fit_into_memory(
     arithmetic where it does not."""
     if config.policy.model == TINY:
         return None
+    shape = model_shape(config.policy, len(env.tokenizer))
+    return plan(ModelSize.of(shape), demand_of(config, env, num_rows, device, shape), free)
+
+
+def model_shape(config: PolicyConfig, vocabulary: int) -> PretrainedConfig:
+    """The shape of the language model, without its weights."""
+    if config.model == TINY:
+        return tiny_shape(vocabulary, config.tiny)
+    return AutoConfig.from_pretrained(resolve(config.model))
+
+
+def demand_of(
+    config: TrainConfig, env: TextVectorEnv, num_rows: int, device: torch.device, shape: PretrainedConfig
+) -> Demand:
+    """What the run asks of memory."""
     agent, adapter = config.agent, config.policy.adapter
-    shape = AutoConfig.from_pretrained(resolve(config.policy.model))
-    demand = Demand(
+    return Demand(
         num_rows=num_rows,
         num_columns=env.single_observation_space["tokens"].shape[0],  # type: ignore[index]
         microbatch_tokens=agent.optim.microbatch_tokens,
-        dtype=pick_dtype(config.policy.precision, device),
+        dtype=training_dtype(config, device),
         trained_models=2 if agent.critic == "separate" else 1,
         adapter_parameters=None if adapter is None else adapter_parameters(shape, adapter),
         frozen_models=int(agent.needs_reference and adapter is None),
+        natural_gradient=isinstance(agent, TRPOConfig),
         checkpoint_activations=agent.optim.checkpoint_activations,
         keeps_scores=device.type == "cpu",
     )
-    return plan(ModelSize.of(shape), demand, free)
 
 
 def build_model(config: PolicyConfig, vocabulary: int, device: torch.device, seed: int, say: Say) -> LanguageModel:
@@ -175,19 +191,26 @@ def build_policy(config: TrainConfig, vocabulary: int, say: Say = print) -> Poli
     )
 
 
-def build_agent(config: TrainConfig, policy: Policy) -> GRPO | PPO:
+def build_agent(config: TrainConfig, policy: Policy) -> Agent:
     """The agent around `policy`, whose parameters take the run's number format, with a reference if it needs one.
 
     The reference is a frozen copy; under an adapter it is the policy's own weights without the adapter.
     """
-    dtype = pick_dtype(config.policy.precision, policy.device)
+    dtype = training_dtype(config, policy.device)
     reference = None
     if config.agent.needs_reference:
         reference = frozen_copy(policy, dtype) if config.policy.adapter is None else unadapted(policy)
     optimizer = Optimizer(policy, config.agent.optim, total_iterations=config.iterations, seed=config.seed, dtype=dtype)
     if isinstance(config.agent, GRPOConfig):
         return GRPO(config.agent, policy, optimizer, reference)
-    return PPO(config.agent, policy, optimizer, reference)
+    if isinstance(config.agent, PPOConfig):
+        return PPO(config.agent, policy, optimizer, reference)
+    return TRPO(config.agent, policy, optimizer, reference)
+
+
+def training_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
+    """The number format of the run; TRPO always takes float32."""
+    return torch.float32 if isinstance(config.agent, TRPOConfig) else pick_dtype(config.policy.precision, device)
 
 
 def frozen_copy(policy: Policy, dtype: torch.dtype) -> Policy:

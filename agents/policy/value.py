@@ -18,3 +18,9 @@ class ValueHead(nn.Module):
 
     def forward(self, hidden: Float[Tensor, "*R H"]) -> Float[Tensor, "*R"]:
         return self.linear(hidden.float())[..., 0]
+
+    @torch.no_grad()
+    def rescale(self, scale: float, shift: float) -> None:
+        """From now on say `scale * V + shift` where it said V."""
+        self.linear.weight.mul_(scale)
+        self.linear.bias.mul_(scale).add_(shift)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from agents.credit import WHITENED, check_truncation
+from agents.entropy import EntropyControl, check_entropy, entropy_control
 from agents.kl import Controller, FixedKL, HalvingKL, HorizonKL, placed_estimator
 from agents.optim import OptimConfig, require
 
@@ -31,10 +33,17 @@ class PPOConfig:
     """The ratio is clipped at 1 - clip_low ..."""
     clip_high: float = 0.2
     """... and 1 + clip_high."""
+    ratio_cap: float | None = None
+    """Dual clip (arXiv 1912.09729): a bad token costs at most this many times its advantage, however much more likely
+    it has become; above 1 + clip_high. null: no cap."""
     penalty_coef: float = 1.0
-    """With objective=penalty: first weight of the KL to the old policy, halved and doubled towards `penalty_target`."""
+    """With objective=penalty: (first) weight of the KL to the old policy."""
+    penalty_controller: str = "halving"
+    """Who changes it: `halving` (the paper's law, between updates), `horizon` or `fixed`."""
     penalty_target: float = 0.01
     """In nats per token."""
+    penalty_horizon: float = 10_000
+    """In episodes, for `horizon`."""
     critic: str = "shared"
     """`shared`: a value head on the policy's hidden states; `separate`: a second model of the same kind."""
     value_coef: float = 0.5
@@ -44,7 +53,25 @@ class PPOConfig:
     """Keep the value within this distance of the one at collection; null does not clip."""
     value_gradient: bool = True
     """With the shared critic: whether the value loss also trains the trunk."""
+    critic_warmup: int = 0
+    """First iterations in which only the critic learns; the actor (with the shared critic: the trunk) stays as it is,
+    and its own warm-up begins behind them."""
+    normalize_values: bool = False
+    """Let the critic learn targets of mean 0 and std 1 (running averages); `value_loss` and `value_clip` then count in
+    stds, values and advantages in rewards as ever."""
+    reward_clip: float | None = None
+    """Keep what the environment pays within [-reward_clip, reward_clip], before penalty and KL come off."""
+    whiten_rewards: str | None = None
+    """After penalty and KL: `tokens` (mean and std over all policy tokens, mean put back) or `returns` (only divided
+    by the returns' std); null: neither."""
     entropy_coef: float = 0.0
+    """Weight of the entropy bonus; with a target, where it begins."""
+    entropy_target: float | None = None
+    """In nats per token: the weight rises by `entropy_step` an iteration below it, falls above it, and acts only below
+    (arXiv 2505.22312). null: the weight stays."""
+    entropy_step: float = 0.005
+    entropy_max: float = 1.0
+    """The largest weight that it rises to."""
     kl_coef: float = 0.0
     """Weight of the KL to the reference policy; 0 loads no reference."""
     kl_in: str = "reward"
@@ -69,7 +96,10 @@ class PPOConfig:
     """Weigh each token's objective by exp(old - sampled log-probability), at most this: corrects for a sampler that
     computes in other numerics. null: leave it (float32 needs none; the metrics show `sampling/logprob_difference`)."""
     truncation: str = "bootstrap"
-    """Where the environment truncates: `bootstrap` with V, or `terminal`."""
+    """Completions that the budget cut: `bootstrap` with V where the environment truncates, `terminal`, `penalty`, or
+    `mask`: see `agents.credit`."""
+    truncation_penalty: float | None = None
+    """With truncation=penalty: what a cut completion's last token is paid less."""
     optim: OptimConfig = field(
         default_factory=lambda: OptimConfig(
             learning_rate=1e-5,
@@ -82,13 +112,13 @@ class PPOConfig:
     )
 
     def __post_init__(self) -> None:
-        for name in ("prompts", "group_size"):
-            require(getattr(self, name) >= 1, f"agent.{name} must be at least 1, got {getattr(self, name)}")
+        for name, least in (("prompts", 1), ("group_size", 1), ("critic_warmup", 0)):
+            require(getattr(self, name) >= least, f"agent.{name} must be at least {least}, got {getattr(self, name)}")
         for name in ("gamma", "lam", "clip_low"):
             require(0 <= getattr(self, name) <= 1, f"agent.{name} must be in [0, 1], got {getattr(self, name)}")
-        for name in ("clip_high", "value_coef", "entropy_coef", "kl_coef", "penalty_coef"):
+        for name in ("clip_high", "value_coef", "kl_coef", "penalty_coef"):
             require(getattr(self, name) >= 0, f"agent.{name} must be at least 0, got {getattr(self, name)}")
-        for name in ("value_clip", "max_kl_old", "max_kl_reference"):
+        for name in ("value_clip", "reward_clip", "max_kl_old", "max_kl_reference"):
             x = getattr(self, name)
             require(x is None or x > 0, f"agent.{name} must be positive or null, got {x}")
         cap = self.sampler_correction
@@ -98,10 +128,33 @@ class PPOConfig:
             ("critic", CRITICS),
             ("value_loss", ("squared", "huber")),
             ("kl_controller", CONTROLLERS),
-            ("truncation", ("bootstrap", "terminal")),
+            ("penalty_controller", CONTROLLERS),
+            ("whiten_rewards", (None, *WHITENED)),
         ):
             x = getattr(self, name)
-            require(x in known, f"agent.{name} must be one of {', '.join(known)}, got {x!r}")
+            names = ", ".join("null" if choice is None else choice for choice in known)
+            require(x in known, f"agent.{name} must be one of {names}, got {x!r}")
+        check_truncation(self.truncation, self.truncation_penalty)
+        check_entropy(self.entropy_coef, self.entropy_target, self.entropy_step, self.entropy_max)
+        self._check_combinations()
+
+    def _check_combinations(self) -> None:
+        cap, least = self.ratio_cap, 1 + self.clip_high
+        require(cap is None or cap > least, f"agent.ratio_cap must be above 1 + clip_high = {least:g}, got {cap}")
+        require(
+            cap is None or self.objective == "clip",
+            f"agent.ratio_cap must be null with agent.objective=penalty (which clips nothing), got {cap}",
+        )
+        require(
+            self.penalty_controller == "halving" or self.objective == "penalty",
+            f"agent.penalty_controller={self.penalty_controller} needs agent.objective=penalty, got {self.objective!r}",
+        )
+        require(
+            self.critic_warmup == 0 or (self.value_coef > 0 and self.optim.critic_learning_rate != 0),
+            f"agent.critic_warmup={self.critic_warmup} needs a critic that learns: agent.value_coef and "
+            f"agent.optim.critic_learning_rate must be above 0, got {self.value_coef} and "
+            f"{self.optim.critic_learning_rate}",
+        )
         require(
             self.max_kl_reference is None or self.kl_coef > 0,
             f"agent.max_kl_reference={self.max_kl_reference} needs a reference policy: set agent.kl_coef above 0",
@@ -116,8 +169,8 @@ class PPOConfig:
         for name in ("kl_coef", "kl_target", "kl_horizon"):
             ok = self.kl_controller == "fixed" or getattr(self, name) > 0
             require(ok, f"agent.{name} must be positive to adapt (kl_controller), got {getattr(self, name)}")
-        for name in ("penalty_coef", "penalty_target"):
-            ok = self.objective == "clip" or getattr(self, name) > 0
+        for name in ("penalty_coef", "penalty_target", "penalty_horizon"):
+            ok = self.objective == "clip" or self.penalty_controller == "fixed" or getattr(self, name) > 0
             require(ok, f"agent.{name} must be positive to adapt (objective=penalty), got {getattr(self, name)}")
 
     @property
@@ -131,6 +184,21 @@ class PPOConfig:
 
     def controller(self) -> Controller:
         """Who sets the weight of the KL to the reference."""
-        if self.kl_controller == "horizon":
-            return HorizonKL(self.kl_coef, self.kl_target, self.kl_horizon)
-        return HalvingKL(self.kl_coef, self.kl_target) if self.kl_controller == "halving" else FixedKL(self.kl_coef)
+        return controller(self.kl_controller, self.kl_coef, self.kl_target, self.kl_horizon)
+
+    def penalty(self) -> Controller | None:
+        """Who sets the weight of the KL to the old policy; None where the objective is clipped instead."""
+        if self.objective == "clip":
+            return None
+        return controller(self.penalty_controller, self.penalty_coef, self.penalty_target, self.penalty_horizon)
+
+    def entropy(self) -> EntropyControl:
+        """Who sets the weight of the entropy bonus."""
+        return entropy_control(self.entropy_coef, self.entropy_target, step=self.entropy_step, most=self.entropy_max)
+
+
+def controller(name: str, coefficient: float, target: float, horizon: float) -> Controller:
+    """The record of that name."""
+    if name == "horizon":
+        return HorizonKL(coefficient, target, horizon)
+    return HalvingKL(coefficient, target) if name == "halving" else FixedKL(coefficient)

@@ -81,7 +81,7 @@ def test_so_it_is_in_conversations_and_where_some_cannot_begin(fails, shape):
 def test_it_knows_nothing_of_the_environment_but_its_public_verbs():
     env = Recording(environment("deferred"))
     collect(env, policy_of(), QUEUE)
-    assert env.used == {"reset", "step_many", "scores", "num_envs", "autoreset_mode", "stop_spec"}
+    assert env.used == {"reset", "step_many", "scores", "num_envs", "autoreset_mode", "stop_spec", "reward_parts"}
 
 
 REWARDS = {

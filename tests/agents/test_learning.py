@@ -1,4 +1,4 @@
-"""Both agents learn from scratch, and do not when the rewards are handed to the wrong answers."""
+"""Every agent learns from scratch, and does not when the rewards are handed to the wrong answers."""
 
 import numpy as np
 import pytest
@@ -12,10 +12,11 @@ from agents.policy import Policy, ValueHead
 from agents.policy.loading import TinyConfig, tiny_model
 from agents.policy.lora import adapt
 from agents.ppo import PPO, PPOConfig
+from agents.trpo import TRPO, TRPOConfig
 from rewards.preference.lora import LoraConfig
 from textenv import TextVectorEnv
 
-ITERATIONS = 40
+ITERATIONS = {"grpo": 40, "ppo": 40, "trpo": 15}
 WIDER = 15
 PROBLEMS = np.repeat(np.arange(4), 16)
 
@@ -27,14 +28,16 @@ def make_agent(kind, env, seed, lora):
         for parameter in model.parameters():
             parameter.data.mul_(WIDER if parameter.dim() > 1 else 1)
         adapt(model, LoraConfig(rank=8), seed=seed)
-    critic = ValueHead(32, torch.device("cpu")) if kind == "ppo" else None
+    critic = None if kind == "grpo" else ValueHead(32, torch.device("cpu"))
     policy = Policy(model, num_actions=vocabulary, value_head=critic)
     policy.reset(seed=seed)
     several = {"epochs": 2, "minibatch_rows": 32} if kind == "ppo" else {}
     optim = OptimConfig(learning_rate=3e-3, **several)
-    optimizer = Optimizer(policy, optim, total_iterations=ITERATIONS, seed=seed)
+    optimizer = Optimizer(policy, optim, total_iterations=ITERATIONS[kind], seed=seed)
     if kind == "grpo":
         return GRPO(GRPOConfig(optim=optim), policy, optimizer)
+    if kind == "trpo":
+        return TRPO(TRPOConfig(max_kl=0.1, conjugate_gradient_steps=5, optim=optim), policy, optimizer)
     return PPO(PPOConfig(optim=optim), policy, optimizer)
 
 
@@ -44,7 +47,7 @@ def reward_after_training(kind, seed, *, shuffled=False, lora=False):
     agent = make_agent(kind, env, seed, lora)
     generator = torch.Generator().manual_seed(seed)
     rewards = []
-    for iteration in range(ITERATIONS):
+    for iteration in range(ITERATIONS[kind]):
         first_episode = iteration * len(PROBLEMS)
         rollout = collect(env, agent.policy, PROBLEMS, group_ids=PROBLEMS, first_episode=first_episode).rollout
         rewards.append(float(rollout.returns.mean()))
@@ -66,8 +69,11 @@ def with_shuffled_rewards(rollout, generator):
 # GRPO, shuffled  0.18 0.09 0.09 0.21 0.10 0.13 0.12 0.15 0.16 0.16
 # PPO             0.90 0.78 0.96 0.77 0.84 0.99 0.95 1.00 0.99 0.97   1.7 s a run
 # PPO, shuffled   0.13 0.01 0.09 0.17 0.02 0.10 0.05 0.05 0.21 0.09
+# TRPO, of iterations 11 to 15, that is with three eighths of the tokens:
+#                 0.84 0.84 0.81 0.76 0.79 0.72 0.83 0.81 0.82 0.80   1.4 s a run
+# TRPO, shuffled  0.22 0.16 0.04 0.09 0.10 0.19 0.15 0.24 0.17 0.09
 @pytest.mark.parametrize("seed", [0, 2])
-@pytest.mark.parametrize("kind", ["grpo", "ppo"])
+@pytest.mark.parametrize("kind", ["grpo", "ppo", "trpo"])
 def test_an_agent_learns_to_repeat_a_digit(kind, seed):
     before, after = reward_after_training(kind, seed)
     assert before < 0.3
@@ -84,7 +90,7 @@ def test_an_agent_learns_to_repeat_a_digit_with_an_adapter_alone(kind):
     assert after > 0.6
 
 
-@pytest.mark.parametrize("kind", ["grpo", "ppo"])
+@pytest.mark.parametrize("kind", ["grpo", "ppo", "trpo"])
 def test_nothing_is_learned_when_the_rewards_go_to_the_wrong_answers(kind):
     _, after = reward_after_training(kind, 0, shuffled=True)
     assert after < 0.4

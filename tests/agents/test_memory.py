@@ -101,6 +101,14 @@ def test_a_critic_of_its_own_and_a_reference_and_lora_are_counted():
     assert bytes_of(adapter_parameters=1000, trained_models=2) == 10**6 * (2 + 2) + 2 * 1000 * 18
 
 
+def test_a_natural_gradient_takes_nine_vectors_where_adam_takes_two():
+    def bytes_of(**changes):
+        return sum(fixed_parts(SIZE, Demand(64, 99, 2048, torch.float32, **changes)).values())
+
+    assert bytes_of(natural_gradient=True) - bytes_of() == 10**6 * 4 * (9 - 2)
+    assert bytes_of(natural_gradient=True, trained_models=2) - bytes_of(trained_models=2) == 10**6 * 4 * (9 - 2)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_size_of_a_model_is_known_without_building_it(family):
     size = ModelSize.of(FAMILIES[family])

@@ -10,6 +10,7 @@ from agents.optim import OptimConfig
 from agents.policy.hardware import pick_device, pick_dtype
 from agents.policy.loading import TinyConfig
 from agents.ppo import PPOConfig
+from agents.trpo import TRPOConfig
 from rewards.preference.lora import LoraConfig
 
 NAN = float("nan")
@@ -27,7 +28,7 @@ BAD = [
     (OptimConfig, "agent.optim.decay must be one of constant, linear, cosine", "square"),
     (OptimConfig, "agent.optim.decay_share must be in (0, 1]", 0.0),
     (OptimConfig, "agent.optim.critic_decay must be one of constant, linear, cosine", "square"),
-    (OptimConfig, "agent.optim.aggregation must be one of token_mean, sequence_mean, constant", "sum"),
+    (OptimConfig, "agent.optim.aggregation must be one of token_mean, sequence_mean, sequence_sum, constant", "sum"),
     (GRPOConfig, "agent.prompts must be at least 1", 0),
     (GRPOConfig, "agent.group_size must be at least 2 (a completion is compared with its group)", 1),
     (GRPOConfig, "agent.scale_advantages must be one of group, batch, none", "std"),
@@ -58,7 +59,25 @@ BAD = [
     (PPOConfig, "agent.critic must be one of shared, separate", "none"),
     (PPOConfig, "agent.value_loss must be one of squared, huber", "l1"),
     (PPOConfig, "agent.kl_controller must be one of fixed, horizon, halving", "pid"),
-    (PPOConfig, "agent.truncation must be one of bootstrap, terminal", "ignore"),
+    (PPOConfig, "agent.truncation must be one of bootstrap, terminal, penalty, mask", "ignore"),
+    (PPOConfig, "agent.ratio_cap must be above 1 + clip_high = 1.2", 1.2),
+    (PPOConfig, "agent.penalty_controller must be one of fixed, horizon, halving", "pid"),
+    (PPOConfig, "agent.critic_warmup must be at least 0", -1),
+    (PPOConfig, "agent.reward_clip must be positive or null", 0.0),
+    (PPOConfig, "agent.whiten_rewards must be one of null, tokens, returns", "rows"),
+    (PPOConfig, "agent.entropy_target must be positive or null", 0.0),
+    (PPOConfig, "agent.truncation_penalty must be null with agent.truncation=bootstrap", 1.0),
+    (TRPOConfig, "agent.prompts must be at least 1", 0),
+    (TRPOConfig, "agent.gamma must be in [0, 1]", 1.5),
+    (TRPOConfig, "agent.max_kl must be positive", 0.0),
+    (TRPOConfig, "agent.damping must be at least 0", -0.1),
+    (TRPOConfig, "agent.conjugate_gradient_steps must be at least 1", 0),
+    (TRPOConfig, "agent.conjugate_gradient_tolerance must be at least 0", NAN),
+    (TRPOConfig, "agent.fisher_share must be in (0, 1]", 0.0),
+    (TRPOConfig, "agent.line_search_steps must be at least 1", 0),
+    (TRPOConfig, "agent.line_search_shrink must be in (0, 1)", 1.0),
+    (TRPOConfig, "agent.critic must be one of shared, separate", "none"),
+    (TRPOConfig, "agent.truncation must be one of bootstrap, terminal, penalty, mask", "ignore"),
     (PolicyConfig, "policy.temperature must be above 0 to explore", 0.0),
     (PolicyConfig, "policy.top_k must be at least 0", -1),
     (PolicyConfig, "policy.top_p must be in (0, 1]", 0.0),
@@ -92,7 +111,7 @@ def test_a_setting_out_of_range_is_named_with_its_rule_and_its_value(settings, m
 
 
 @pytest.mark.parametrize(
-    "settings", [OptimConfig, GRPOConfig, PPOConfig, PolicyConfig, EnvConfig, EvaluationConfig, TrainConfig]
+    "settings", [OptimConfig, GRPOConfig, PPOConfig, TRPOConfig, PolicyConfig, EnvConfig, EvaluationConfig, TrainConfig]
 )
 def test_the_defaults_are_in_range(settings):
     settings()
@@ -132,6 +151,44 @@ def test_an_objective_whose_penalty_could_not_adapt_is_refused():
         PPOConfig(objective="penalty", penalty_coef=0.0)
     with pytest.raises(ValueError, match=r"agent\.penalty_target must be positive .*got 0\.0"):
         PPOConfig(objective="penalty", penalty_target=0.0)
+
+
+@pytest.mark.parametrize("config", [PPOConfig, TRPOConfig])
+@pytest.mark.parametrize("penalty", [None, 0.0, -1.0])
+def test_a_penalty_for_being_cut_must_be_one(config, penalty):
+    with pytest.raises(ValueError, match=r"agent\.truncation_penalty must be positive .*=penalty, got"):
+        config(truncation="penalty", truncation_penalty=penalty)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"objective": "penalty", "ratio_cap": 3.0}, "agent.ratio_cap must be null with agent.objective=penalty"),
+        ({"penalty_controller": "fixed"}, "agent.penalty_controller=fixed needs agent.objective=penalty, got 'clip'"),
+        (
+            {"objective": "penalty", "penalty_controller": "horizon", "penalty_horizon": 0.0},
+            "agent.penalty_horizon must be positive to adapt",
+        ),
+        ({"critic_warmup": 3, "value_coef": 0.0}, "agent.critic_warmup=3 needs a critic that learns"),
+        ({"critic_warmup": 3, "optim": OptimConfig(critic_learning_rate=0.0)}, "agent.critic_warmup=3 needs a critic"),
+        ({"entropy_target": 0.2, "entropy_step": 0.0}, "agent.entropy_step must be positive, got 0.0"),
+        ({"entropy_target": 0.2, "entropy_coef": 2.0}, "agent.entropy_coef must be at most agent.entropy_max = 1.0"),
+    ],
+)
+def test_settings_of_ppo_that_contradict_each_other_are_refused(settings, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        PPOConfig(**settings)
+
+
+def test_a_penalty_that_is_fixed_needs_no_target():
+    assert PPOConfig(objective="penalty", penalty_controller="fixed", penalty_coef=0.0).penalty().beta == 0
+
+
+def test_what_an_agent_cannot_do_in_a_run_is_refused_when_the_run_is_composed():
+    with pytest.raises(ValueError, match=r"policy\.precision must be float32 or auto with agent=trpo .*got 'bfloat16'"):
+        TrainConfig(agent=TRPOConfig(), policy=PolicyConfig(precision="bfloat16"))
+    with pytest.raises(ValueError, match=r"agent\.critic_warmup must be below iterations = 5 .*got 5"):
+        TrainConfig(agent=PPOConfig(critic_warmup=5), iterations=5)
 
 
 def test_a_device_and_a_number_format_that_are_not_there_are_refused():

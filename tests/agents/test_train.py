@@ -11,6 +11,7 @@ import time
 
 import pytest
 import torch
+from killed import assert_same_run
 
 from agents import checkpoint
 from agents.metrics import read_metrics
@@ -33,6 +34,7 @@ LORA = ["policy.lora.rank=2"]
 CHOICES = {
     "grpo": ["agent=grpo"],
     "ppo": ["agent=ppo"],
+    "trpo": ["agent=trpo", "agent.conjugate_gradient_steps=3"],
     "grpo lora": ["agent=grpo", *LORA, "agent.kl_coef=0.1"],
     "ppo lora": ["agent=ppo", *LORA, "agent.kl_coef=0.1", "agent.critic=separate"],
 }
@@ -152,7 +154,7 @@ def test_under_an_adapter_policy_reference_and_critic_are_one_model(run, tmp_pat
     assert all(".lora_A." in name or ".lora_B." in name or name.startswith("value_head.") for name in names)
 
 
-@pytest.mark.parametrize("agent", ["grpo", "ppo", "grpo lora", "ppo lora"])
+@pytest.mark.parametrize("agent", ["grpo", "ppo", "trpo", "grpo lora", "ppo lora"])
 def test_a_resumed_run_goes_on_as_if_nothing_had_happened(run, tmp_path, agent):
     """Six iterations at once, and three and then three."""
     settings = [*SMALL, *CHOICES[agent], "checkpoint_every=2"]
@@ -234,7 +236,7 @@ def test_a_killed_run_loses_at_most_the_checkpoint_interval_and_an_interrupted_o
 
     run("resume=runs/long", f"iterations={stopped + 1}")
     run(*settings[:-3], "evaluation.every=0", "name=whole", f"iterations={stopped + 1}")
-    same(curve(tmp_path / "runs/whole"), curve(folder))
+    assert_same_run(tmp_path / "runs/whole", folder)
 
 
 def problems(path, *lines):
@@ -492,7 +494,14 @@ def test_help_lists_the_groups_and_their_choices(run):
     code, out, _ = run("--help")
     assert "lora:\n" in out
     assert code in (0, None)
-    for text in ("agent: grpo, ppo", "task: arithmetic", "reward: ", "policy: ", "experiment: ", "resume=runs/NAME"):
+    for text in (
+        "agent: grpo, ppo, trpo",
+        "task: arithmetic",
+        "reward: ",
+        "policy: ",
+        "experiment: ",
+        "resume=runs/NAME",
+    ):
         assert text in out
 
 
