@@ -92,10 +92,15 @@ def run_training(
     if done.returncode or not found.summary.is_file():
         end = "\n".join(log.read_text().splitlines()[-LOG_LINES:])
         raise RuntimeError(f"{shown(command)} ended with {done.returncode}:\n{end}")
+    return read_run(agent, seed, shown(command), found, seconds)
+
+
+def read_run(agent: str, seed: int, command: str, found: RunFolder, seconds: float) -> FinishedRun:
+    """What a finished run left in its folder."""
     return FinishedRun(
         agent,
         seed,
-        shown(command),
+        command,
         found.settings(),
         json.loads(found.summary.read_text()),
         read_metrics(found.metrics),

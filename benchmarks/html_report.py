@@ -154,12 +154,7 @@ def learning(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     if rewards:
         out.append((curves(rewards, title="Reward", x_label="generated tokens"), below))
     by_k = [
-        Line(
-            name,
-            [int(k) for k in agent["pass_at"]],
-            *([at[bound] for at in agent["pass_at"].values()] for bound in ("mean", "low", "high")),
-            colour=i,
-        )
+        pass_line(name, agent["pass_at"], i)
         for i, (name, agent) in enumerate(results["agents"].items())
         if len(agent["pass_at"]) > 1
     ]
@@ -167,6 +162,12 @@ def learning(results: Mapping[str, Any]) -> list[tuple[str, str]]:
         note = f"Unbiased, from {results['samples']} answers to each problem; shaded: {results['level']:.0%} intervals."
         out.append((curves(by_k, title="pass@k at the end", x_label="k", y_range=(-0.03, 1.03)), note))
     return out
+
+
+def pass_line(name: str, pass_at: Mapping[str, Mapping[str, float]], colour: int) -> Line:
+    """pass@k over k."""
+    mean, low, high = ([at[bound] for at in pass_at.values()] for bound in ("mean", "low", "high"))
+    return Line(name, [int(k) for k in pass_at], mean, low, high, colour=colour)
 
 
 def lines_of(results: Mapping[str, Any], metric: str, x: str) -> list[Line]:
@@ -212,6 +213,7 @@ def differences(results: Mapping[str, Any]) -> list[tuple[str, str]]:
             [interval(c, results) for c in shares],
             title="Difference in share of problems",
             x_label="second minus first",
+            tick=lambda x: f"{x:+.3f}".replace("+0.000", "0"),
         )
         out.append((picture, f"{level}; {coloured}."))
     if ratios:
@@ -251,8 +253,8 @@ def on_the_way(results: Mapping[str, Any]) -> list[tuple[str, str]]:
         pairs = [common([by_seed[first, seed], by_seed[name, seed]]) for seed in seeds]
         grid, values = common([(xs, ys[1] - ys[0]) for xs, ys in pairs])
         found = [estimate(column[:, None], level=results["level"], draws=1000) for column in values.T]
-        bounds = ([getattr(e, bound) for e in found] for bound in ("mean", "low", "high"))
-        lines.append(Line(f"{name} minus {first}", grid.tolist(), *bounds, colour=i))
+        mean, low, high = ([getattr(e, bound) for e in found] for bound in ("mean", "low", "high"))
+        lines.append(Line(f"{name} minus {first}", grid.tolist(), mean, low, high, colour=i))
     if not lines:
         return []
     ends = [y for line in lines for y in (*line.low, *line.high)]

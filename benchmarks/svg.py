@@ -73,7 +73,7 @@ def curves(
     level: float | None = None,
 ) -> str:
     """Curves with bands; `level` is a dashed horizontal line."""
-    xs = [x for line in lines for x in line.x]
+    xs = [x for line in lines for some in (line.x, *(x for x, _ in line.seeds)) for x in some]
     ys = [y for line in lines for some in (line.y, line.low, line.high) for y in some]
     low, high = y_range or padded(min([*ys, 0.0]), max([*ys, 0.0]))
     x_axis = Axis(min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1, LEFT, WIDTH - RIGHT)
@@ -91,11 +91,11 @@ def curves(
 def drawn(line: Line, x_axis: Axis, y_axis: Axis) -> list[str]:
     """One curve."""
     colour = f"c{line.colour % NUM_COLOURS}"
-    band = [*zip(line.x, line.low, strict=True), *reversed([*zip(line.x, line.high, strict=True)])]
+    band = points([*line.x, *reversed(line.x)], [*line.low, *reversed(line.high)], x_axis, y_axis)
     dash = DASHES[line.colour // NUM_COLOURS % len(DASHES)]
     thin = [f'<polyline class="thin {colour}" points="{points(x, y, x_axis, y_axis)}"/>' for x, y in line.seeds]
     return [
-        f'<polygon class="band {colour}" points="{points(*zip(*band, strict=True), x_axis, y_axis)}"/>',
+        f'<polygon class="band {colour}" points="{band}"/>',
         *thin,
         f'<polyline class="line {colour}" stroke-dasharray="{dash}" points="{points(line.x, line.y, x_axis, y_axis)}">'
         f"<title>{escape(line.label)}</title></polyline>",

@@ -118,21 +118,21 @@ def agents(generator, count, *, num_seeds, num_problems, seed_deviation, better=
     return out
 
 
-WORLDS = [(3, 100, 1.0), (3, 30, 0.0), (5, 100, 0.3), (5, 100, 1.0)]
+WORLDS = [(3, 100, 1.0), (5, 100, 0.3), (5, 30, 0.0)]
 
 
 @pytest.mark.parametrize(("num_seeds", "num_problems", "seed_deviation"), WORLDS)
 def test_equal_agents_are_called_different_no_more_often_than_promised(num_seeds, num_problems, seed_deviation):
     """The true difference is 0, so a 95 % interval without 0 is a false alarm: at most 5 % and three standard errors
-    of 300 repetitions."""
+    of 250 repetitions."""
     generator = np.random.default_rng(0)
     alarms = 0
-    for _ in range(300):
+    for _ in range(250):
         a, b = agents(generator, 2, num_seeds=num_seeds, num_problems=num_problems, seed_deviation=seed_deviation)
         e = estimate(b - a, draws=200)
         assert (e.p < 0.05) == (e.low > 0 or e.high < 0)
         alarms += e.p < 0.05
-    assert alarms / 300 <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 300)
+    assert alarms / 250 <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 250)
 
 
 def test_percentiles_of_three_seeds_would_raise_false_alarms():
@@ -149,12 +149,12 @@ def test_percentiles_of_three_seeds_would_raise_false_alarms():
 def test_among_four_equal_agents_the_chance_of_any_false_alarm_is_as_promised():
     generator = np.random.default_rng(0)
     any_alarm = plain = 0
-    for _ in range(200):
+    for _ in range(120):
         found = agents(generator, 4, num_seeds=5, num_problems=60, seed_deviation=0.5)
         p = [estimate(found[j] - found[i], draws=200).p for i in range(4) for j in range(i)]
         any_alarm += min(holm(p)) < 0.05
         plain += min(p) < 0.05
-    assert any_alarm / 200 <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 200)
+    assert any_alarm / 120 <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 120)
     assert plain > any_alarm
 
 
