@@ -27,7 +27,7 @@ def save_told(state: dict[str, Any], file: BinaryIO) -> None:
     """`torch.save`; where the disk refuses, its `OSError` instead of torch's complaint about a position."""
     told = Told(file)
     try:
-        torch.save(state, told)
+        torch.save(state, told)  # type: ignore[arg-type]
     except RuntimeError as error:
         raise told.refusal or error from error
 

@@ -3,6 +3,7 @@
 import json
 import random
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,8 +13,9 @@ from small import Echo
 
 from agents import checkpoint, disk
 from agents.fingerprint import fingerprint, weights_hash
+from agents.grpo import GRPO
 from agents.metrics import read_metrics, read_records
-from agents.stored import stored_iterations
+from agents.stored import read_rollout, stored_iterations
 from textenv.tokenizer import TinyTokenizer
 
 SMALL = [
@@ -149,18 +151,14 @@ def test_a_checkpoint_that_does_better_than_all_before_is_kept_although_it_is_no
 
 
 def test_a_loss_that_is_not_finite_leaves_the_state_and_the_rollout_that_it_came_of(run, tmp_path, monkeypatch):
-    from agents import losses
-    from agents.grpo import agent
-    from agents.stored import read_rollout
+    calls, loss = [], GRPO.loss
 
-    calls = []
-
-    def broken(*args, **options):
+    def broken(self, *rows):
         calls.append(1)
-        loss = losses.clipped_surrogate(*args, **options)
-        return loss * torch.nan if len(calls) == 3 else loss
+        result = loss(self, *rows)
+        return replace(result, loss=result.loss * torch.nan) if len(calls) == 3 else result
 
-    monkeypatch.setattr(agent, "clipped_surrogate", broken)
+    monkeypatch.setattr(GRPO, "loss", broken)
     code, out, err = run(*SMALL, "agent=grpo", "name=one", "logging.rollouts=false", "env.scoring=immediate")
     assert code not in (0, None)
     assert "the loss of rows" in err
