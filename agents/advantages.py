@@ -68,7 +68,7 @@ def baselines(
 
     - `group`: the mean of its problem's returns, its own among them (GRPO, arXiv 2402.03300). The gradient that this
       leaves is (n - 1) / n of the one without a baseline, in expectation, in a group of n.
-    - `leave_one_out`: the mean of the *others* (RLOO, arXiv 2402.14740, section 3.2): no bias at all. What remains is
+    - `leave_one_out`: the mean of the *others* (RLOO, arXiv 2402.14740): no bias at all. What remains is
       n / (n - 1) times what the group's mean leaves.
     - `batch`: the mean of all returns, its own among them;
     - `none`: 0.
@@ -110,7 +110,7 @@ def decoupled_advantages(
     the batch. (Its mean there is 0 already, as it is in every group.) A part without variance in a group adds exactly
     0 to it. With one part this is `group_advantages` up to that last division.
 
-    Source: arXiv 2601.05242 (GDPO), section 3; a peer's `normalize_then_sum`. Std and rows as in `group_advantages`.
+    Source: arXiv 2601.05242 (GDPO); a peer's `normalize_then_sum`. Std and rows as in `group_advantages`.
     """
     valid = torch.ones_like(problem, dtype=torch.bool) if valid is None else valid
     total = torch.zeros(len(problem), dtype=torch.float64, device=parts.device)
@@ -125,7 +125,7 @@ def returns_to_go(reward: Float[Tensor, "N A"], mask: Bool[Tensor, "N A"]) -> Fl
     """The sum of the rewards from each policy token on, without discount: what the token can still change.
 
     It is `gae` with a critic that knows nothing. 0 outside `mask`. Source: the policy gradient theorem; with a reward
-    that pays the KL per token, arXiv 2501.03262 (REINFORCE++), equation 8.
+    that pays the KL per token, arXiv 2501.03262 (REINFORCE++).
 
     >>> returns_to_go(torch.tensor([[1.0, 0.0, 2.0]]), torch.ones(1, 3).bool())
     tensor([[3., 2., 2.]])

@@ -10,7 +10,6 @@ One process writes to a run at a time.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import math
@@ -24,13 +23,13 @@ from typing import Any
 
 import torch
 
+from agents.disk import check_room, save_told
+
 PREFIX = "iteration_"
 REPLACED = ".replaced_"
 """Before the name of a checkpoint that is being overwritten: it still counts until its successor is in place."""
 SCRATCH = ".scratch_"
 """Before the name of a folder that is being written or removed: whatever is in it does not count."""
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What a full disk, a quota or a limit on a file's size say."""
 PLAIN = (bool, int, float, str, bytes, type(None))
 
 
@@ -44,7 +43,7 @@ def save(
     earlier one of equals). A checkpoint of the same iteration is replaced; those of *later* iterations belong to a
     past that was given up when an earlier one was resumed, and are removed. Raises, with every earlier checkpoint as
     it was, `ValueError` for a state that could not be loaded again and for a `keep` below 1 (before anything is
-    written), and `OSError` with an `errno` of `NO_ROOM` where the disk has too little room.
+    written), and `OSError` with an `errno` of `agents.disk.NO_ROOM` where the disk has too little room.
     """
     if keep < 1:
         raise ValueError(f"keep must be at least 1, got {keep}")
@@ -53,7 +52,7 @@ def save(
     checkpoints.mkdir(parents=True, exist_ok=True)
     _flush(checkpoints.parent)
     _remove_scratch(checkpoints)
-    _check_room(checkpoints, num_bytes)
+    check_room(checkpoints, num_bytes)
     final = checkpoints / f"{PREFIX}{iteration:06d}"
     scratch = checkpoints / f"{SCRATCH}{final.name}"
     try:
@@ -171,23 +170,13 @@ def _write(scratch: Path, iteration: int, state: dict[str, Any], metric: float |
     scratch.mkdir()
     state_path = scratch / "state.pt"
     with state_path.open("wb") as file:
-        torch.save(state, file)
+        save_told(state, file)
         file.flush()
         os.fsync(file.fileno())
     finite = metric if metric is not None and math.isfinite(metric) else None
     size, sha256 = state_path.stat().st_size, _sha256(state_path)
     manifest = {"iteration": iteration, "metric": finite, "size": size, "sha256": sha256}
     write_atomically(scratch / "manifest.json", json.dumps(manifest, indent=2) + "\n")
-
-
-def _check_room(checkpoints: Path, needed: int) -> None:
-    """Raise `OSError` when the tensors alone would not fit: nothing has been written yet."""
-    free = shutil.disk_usage(checkpoints).free
-    if needed > free:
-        raise OSError(
-            errno.ENOSPC,
-            f"a checkpoint in {checkpoints} needs {needed / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free on that disk",
-        )
 
 
 def _set_aside(final: Path) -> None:

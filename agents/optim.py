@@ -51,7 +51,7 @@ class OptimConfig:
     """Forward each layer again in the backward pass instead of keeping what it computed: memory for a third more
     time. null: only where the run would not fit otherwise."""
     aggregation: str = "token_mean"
-    """`token_mean`, `sequence_mean` or `constant` (see `agents.losses.token_weights`)."""
+    """`token_mean`, `sequence_mean`, `sequence_sum` or `constant` (see `agents.losses.token_weights`)."""
     max_grad_norm: float = 1.0
     weight_decay: float = 0.0
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])

@@ -165,8 +165,9 @@ def print_losses(config: ReplayConfig, folder: RunFolder, trained: TrainConfig) 
     state = None if which is None else checkpoint.load(folder.path, which)[1]["agent"]
     trained = replace(trained, policy=replace(trained.policy, device=config.device))
     tokenizer = tokenizer_for(trained.policy, build_task(trained.task))
-    whose = "the untrained policy" if which is None else f"the policy of iteration {which}"
-    print(f"The {len(stored)} completions of iteration {iteration} under {whose} (iteration {iteration - 1} acted)")
+    whose = "the untrained policy" if which is None else f"the policy after iteration {which}"
+    print(f"The {len(stored)} completions of iteration {iteration} under {whose}", end="")
+    print(" (which wrote them)" if (which or 0) == iteration - 1 else f" (that after {iteration - 1} wrote them)")
     torch.set_num_threads(trained.threads or torch.get_num_threads())
     reports = compare_losses(
         trained,
@@ -241,7 +242,7 @@ def main(composed: DictConfig) -> None:
         config: Any = OmegaConf.to_object(composed)
         replay(config)
     except (ValueError, RewardError, OmegaConfBaseException) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {' '.join(str(error).split())}")
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from agents import checkpoint
 from agents.collect import Collected
 from agents.config import from_settings, register, typed
+from agents.disk import NO_ROOM
 from agents.doctor import Watch
 from agents.explain import as_setting, explain
 from agents.metrics import JsonLines, TensorBoard, WeightsAndBiases, read_metrics
@@ -142,7 +142,7 @@ def _main(composed: DictConfig) -> None:
     except (ValueError, RewardError, FloatingPointError, SamplerMismatch) as error:
         sys.exit(f"error: {error}\nWhat was saved until then: resume={run.folder.path}")
     except OSError as error:
-        if error.errno not in checkpoint.NO_ROOM:
+        if error.errno not in NO_ROOM:
             raise
         sys.exit(f"error: {error.strerror}. Make room, then go on with: resume={run.folder.path}")
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:

@@ -56,6 +56,10 @@ def test_the_algebra_is_what_the_optimizer_does(run, tmp_path):
     done = float(re.search(r'"optimizer_steps": ([\d.]+)', line)[1])
     optim = OptimConfig(epochs=2, minibatch_rows=7)
     assert done == algebra(PPOConfig(prompts=5, group_size=4, optim=optim)).steps == 2 * 3
+    code, out, _ = run("resume=runs/one", "iterations=4", "--explain")
+    assert code == 0
+    assert "4 iterations x 6 optimizer steps = 24 optimizer steps" in out
+    assert (tmp_path / "runs/one/metrics.jsonl").read_text() == line
 
 
 def test_learning_rates_in_words():
@@ -112,6 +116,28 @@ def test_ppo_with_a_critic_and_a_reference_of_their_own(run):
         "3 sets of language-model weights in all",
     ):
         assert text in out, text
+
+
+def test_trpo_takes_one_step_of_the_policy_and_the_critics_minibatches(run):
+    """128 rows in minibatches of 64, twice, and the policy's step."""
+    code, out, _ = run(*TINY, "agent=trpo", "iterations=10")
+    assert code == 0
+    for text in (
+        "policy: one step with all of them, as far as a KL of 0.01 nats a token allows",
+        "critic: 2 epochs x 2 minibatches = 4 optimizer steps",
+        "10 iterations x 5 optimizer steps = 50 optimizer steps",
+        "policy: none, agent.max_kl sets the length of its steps",
+    ):
+        assert text in out, text
+    assert "the ratio is" not in out
+
+
+def test_dynamic_sampling_may_generate_every_round_anew(run):
+    """At most 1 + 2 times the 8 x 4 x 5 tokens."""
+    words = ["agent.prompts=8", "agent.group_size=4", "env.max_new_tokens=5", "agent.resample_rounds=2"]
+    code, out, _ = run(*TINY, *words)
+    assert code == 0
+    assert "replaced in up to 2 further rounds: at most 480 tokens are generated" in out
 
 
 def test_memory_is_the_planners_arithmetic(run):

@@ -114,7 +114,7 @@ def number(text):
 def test_a_later_checkpoint_shows_ratios_other_than_one(run, replay):
     code, out = replay(f"run={run}", "iteration=1", "checkpoint=last", "loss=[grpo]")
     assert code == 0
-    assert "under the policy of iteration 3" in out
+    assert "under the policy after iteration 3 (that after 0 wrote them)" in out
     line = next(line for line in out.splitlines() if line.startswith("1"))
     assert float(line.split()[-3]) != 1
 
@@ -164,6 +164,7 @@ def test_cosines_of_a_zero_gradient_are_no_numbers():
         (["run=RUN", "loss=['grpo agent.clip=1']"], "cannot be composed"),
         (["run=RUN", "loss=[grpo]", "checkpoint=77"], "no checkpoint of iteration 77"),
         (["run=RUN", "loss=[grpo]", "checkpoint=second"], "checkpoint must be last, best or an iteration"),
+        (["run=RUN", "reward=length"], "Missing mandatory value: max_length full_key: reward.length.fn.max_length"),
         (["run=RUN", "loss=[grpo]", "reward=math"], "one of reward and loss"),
         (
             ["run=RUN", "reward=function", "reward.function.fn._target_=small.wants_a_colour"],

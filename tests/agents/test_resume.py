@@ -10,7 +10,7 @@ import yaml
 from killed import assert_same_run, curve, differences, in_child
 from small import Echo
 
-from agents import checkpoint
+from agents import checkpoint, disk
 from agents.fingerprint import fingerprint, weights_hash
 from agents.metrics import read_metrics, read_records
 from agents.stored import stored_iterations
@@ -40,7 +40,7 @@ SMALL = [
 ]
 STEPS = ["agent.optim.epochs=2", "agent.optim.minibatch_rows=4"]
 CASES = {
-    "grpo": ["agent=grpo", "checkpoint_every=2"],
+    "grpo, dynamic sampling": ["agent=grpo", "checkpoint_every=2", "agent.resample_rounds=3"],
     "grpo, a renewed reference, several steps": [
         "agent=grpo",
         *STEPS,
@@ -48,7 +48,18 @@ CASES = {
         "agent.reference_every=2",
         "agent.entropy_coef=0.01",
     ],
-    "ppo, horizon": ["agent=ppo", *STEPS, "agent.kl_coef=0.1", "agent.kl_controller=horizon", "agent.kl_horizon=90"],
+    "ppo, horizon, normalized values, an entropy to reach": [
+        "agent=ppo",
+        *STEPS,
+        "agent.kl_coef=0.1",
+        "agent.kl_controller=horizon",
+        "agent.kl_horizon=90",
+        "agent.normalize_values=true",
+        "agent.whiten_rewards=returns",
+        "agent.entropy_coef=0.01",
+        "agent.entropy_target=0.5",
+        "agent.critic_warmup=1",
+    ],
     "ppo, halving twice, separate critic": [
         "agent=ppo",
         "agent.kl_coef=0.1",
@@ -57,6 +68,7 @@ CASES = {
         "agent.critic=separate",
         "policy.lora.rank=2",
     ],
+    "trpo": ["agent=trpo"],
 }
 MOMENTS = ("evaluate.py", "collect.py", "checkpoint.py", "serialization.py", "optim.py", "stored.py", "metrics.py")
 """Where SIGKILL comes, one after the other in the same run: before the first checkpoint; then at random in collecting,
@@ -248,13 +260,13 @@ def test_a_state_that_does_not_fit_is_refused_in_one_line(run, tmp_path, change)
 
 
 def test_too_little_room_is_said_in_one_line_and_the_earlier_checkpoint_stays(run, tmp_path, monkeypatch):
-    usage, asked = checkpoint.shutil.disk_usage, []
+    usage, asked = disk.shutil.disk_usage, []
 
     def full(path):
         asked.append(path)
         return usage(path) if len(asked) < 3 else usage(path)._replace(free=1000)
 
-    monkeypatch.setattr(checkpoint.shutil, "disk_usage", full)
+    monkeypatch.setattr(disk.shutil, "disk_usage", full)
     code, out, err = run(*SMALL, "agent=grpo", "name=one", "keep_checkpoints=9", "evaluation.every=0")
     assert code not in (0, None)
     assert err.startswith("error: a checkpoint in runs/one/checkpoints needs ")

@@ -117,6 +117,8 @@ def test_a_run_leaves_everything_that_it_promised(run, tmp_path, agent, names):
     assert [record["iteration"] for record in records] == [1, 2, 3]
     for record in records:
         assert set(MATTER + names) <= set(record)
+    for metric in ("calls", "errors", "timeouts", "cached", "seconds_p50", "seconds_p95", "queue_seconds_p95"):
+        assert [f"scoring/right/{metric}" in record for record in records] == [True] * 3
     assert "eval/accuracy" in records[1]
     assert records[-1]["num_tokens"] == summary["tokens"]
 
