@@ -68,9 +68,15 @@ def warnings(results: Mapping[str, Any]) -> list[str]:
     if results["unpaired_seeds"]:
         seeds = ", ".join(map(str, results["unpaired_seeds"]))
         out.append(f"The untrained policies of seeds {seeds} were not the same for all agents: the start was not fair.")
-    for key, values in results["unequal_settings"].items():
-        shown = ", ".join(f"{name} {value}" for name, value in values.items())
-        out.append(f"Not the agent's and not equal: {key} ({shown}).")
+    groups: dict[str, list[str]] = {}
+    for key in results["unequal_settings"]:
+        groups.setdefault(key.partition(".")[0], []).append(key)
+    for group, keys in groups.items():
+        values = results["unequal_settings"][keys[0]]
+        each = ", ".join(f"{name} {value}" for name, value in values.items())
+        one = f"{keys[0]} ({each})"
+        many = f"{len(keys)} settings of {group}, among them {one}"
+        out.append(f"Not the agent's and not equal: {many if len(keys) > 1 else one}.")
     return out
 
 

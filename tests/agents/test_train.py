@@ -113,6 +113,9 @@ def test_a_run_leaves_everything_that_it_promised(run, tmp_path, agent, names):
     assert summary["models_held"] == 1
     assert {"eval/pass@1", "eval/pass@2", "eval/sampled_accuracy"} <= set(summary["after"])
 
+    held_out = json.loads((folder / "held_out.json").read_text())
+    assert sum(held_out["correct"]) / len(held_out["correct"]) == summary["accuracy"]["after"]
+
     records = read_metrics(folder / "metrics.jsonl")
     assert [record["iteration"] for record in records] == [1, 2, 3]
     for record in records:

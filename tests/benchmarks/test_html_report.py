@@ -113,6 +113,13 @@ def test_the_table_tells_verdicts_numbers_and_what_was_censored():
     assert "grpo: `python -m agents.train agent=grpo seed=0`" in text
 
 
+def test_settings_that_are_not_equal_are_told_group_by_group():
+    rewards = [None, {"a": 1, "b": 2}]
+    found = [contender(name, reward=reward) for name, reward in zip("xy", rewards, strict=True)]
+    text = table(results(noisy("x", 0.5) + noisy("y", 0.5), "xy", contenders=found))
+    assert "2 settings of reward, among them reward.a (x None, y 1)" in text
+
+
 def test_a_curve_stands_where_its_numbers_are():
     """x from 0 to 10 lies between the pixels 52 and 546, y from 0 to 1 between 260 and 30."""
     picture = curves([Line("a", [0, 10], [0, 1], [0, 1], [0, 1])], title="t", x_label="x", y_range=(0.0, 1.0))
