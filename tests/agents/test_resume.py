@@ -93,7 +93,7 @@ def test_killed_again_and_again_a_run_ends_as_if_it_had_been_left_alone(tmp_path
     calls, chance = json.loads((tmp_path / "calls").read_text()), random.Random(case)
     folder, killed = tmp_path / "runs/killed", 0
     first, *others = MOMENTS
-    for place in [first, *chance.sample(others, 4)]:
+    for place in [first, *chance.sample(others, 2)]:
         arguments = ["resume=runs/killed"] if (folder / "config.yaml").exists() else [*settings, "name=killed"]
         moment = (place, chance.randint(1, max(calls[place] // 3, 1)) if killed else 2)
         code = in_child(arguments, tmp_path, dies_in=moment)
