@@ -192,9 +192,11 @@ def test_ctrl_c_reaches_who_waits_for_scores(tmp_path):
             appears(tmp_path / "begun")
             threading.Timer(0.1, signal.pthread_kill, (main.ident, signal.SIGINT)).start()
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     try:
         with pytest.raises(KeyboardInterrupt):
             collect(env, policy_of(), QUEUE, on_step=on_step)
     finally:
+        signal.signal(signal.SIGINT, before)
         env.close()
     assert not [thread for thread in threading.enumerate() if thread.name == THREAD_NAME]
