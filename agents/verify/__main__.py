@@ -75,7 +75,7 @@ def matches(cell: Cell, words: Sequence[str]) -> bool:
 
 def broken(verdicts: Sequence[Verdict], found: Sequence[Difference]) -> int:
     """How many promises are not kept."""
-    return sum(not one.kept for one in [*verdicts, *found])
+    return sum(not verdict.kept for verdict in verdicts) + sum(not difference.kept for difference in found)
 
 
 def summary(verdicts: Sequence[Verdict]) -> str:

@@ -303,7 +303,7 @@ def joined(*lists: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def named() -> list[Cell]:
     """Settings that have a name: the agents' defaults and `conf/experiment`, at the first step of an update, and those
     that take several steps at a later one."""
-    found = {f"agent={agent}": (agent, {}) for agent in CONFIGS}
+    found: dict[str, tuple[str, dict[str, Any]]] = {f"agent={agent}": (agent, {}) for agent in CONFIGS}
     for path in sorted(EXPERIMENTS.glob("*.yaml")):
         experiment: Any = OmegaConf.to_container(OmegaConf.load(path))
         for line in experiment.get("defaults", []):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -43,39 +45,39 @@ def numbers(seed: int) -> Float[Tensor, "4 3"]:
     return torch.randn(ROWS, COLUMNS, generator=generator, dtype=torch.float64) - 1
 
 
+def penalty(x: Tensor, *, kind: str, reference: Tensor, old: Tensor, mask: Tensor) -> Tensor:
+    """The KL of a loss, with something that depends on `x` in the place of the exact one."""
+    return kl.kl_penalty(x, reference, kind, old_logprob=old, exact=x.exp(), mask=mask)
+
+
 def functions(x: Float[Tensor, "4 3"]) -> dict[str, Function]:
     """The losses by name, each a function of what carries the gradient. `x` is where they are looked at."""
     old, reference = numbers(1), numbers(2)
     token, row = numbers(3) + 1, (numbers(4) + 1)[:, 0]
     mask = torch.tensor([[1, 1, 1], [1, 1, 0], [1, 0, 0], [1, 1, 1]]).bool()
-    clip = {"clip_low": 0.2, "clip_high": 0.3}
+    clip: dict[str, Any] = {"clip_low": 0.2, "clip_high": 0.3}
     found: dict[str, Function] = {}
     for level in losses.RATIOS:
-        advantage, options = (token if level == "token" else row), {"level": level, "mask": mask}
-        cispo = held(lambda x, a=advantage, o=options: losses.weighted_logprob(x, old, a, **clip, **o), x)
+        advantage = token if level == "token" else row
+        options: dict[str, Any] = {"level": level, "mask": mask}
+        both: dict[str, Any] = {"old_logprob": old, "advantage": advantage, **options}
         found |= {
-            f"log_ratio level={level}": lambda x, o=options: losses.log_ratio(x, old, **o),
-            f"clipped_surrogate level={level}": lambda x, a=advantage, o=options: losses.clipped_surrogate(
-                x, old, a, **clip, **o
+            f"log_ratio level={level}": partial(losses.log_ratio, old_logprob=old, **options),
+            f"clipped_surrogate level={level}": partial(losses.clipped_surrogate, **both, **clip),
+            f"clipped_surrogate level={level} ratio_cap=1.5": partial(
+                losses.clipped_surrogate, **both, **clip, ratio_cap=1.5
             ),
-            f"clipped_surrogate level={level} ratio_cap=1.5": lambda x, a=advantage, o=options: (
-                losses.clipped_surrogate(x, old, a, **clip, ratio_cap=1.5, **o)
-            ),
-            f"penalty_surrogate level={level}": lambda x, a=advantage, o=options: losses.penalty_surrogate(
-                x, old, a, **o
-            ),
-            f"weighted_logprob level={level}": cispo,
+            f"penalty_surrogate level={level}": partial(losses.penalty_surrogate, **both),
+            f"weighted_logprob level={level}": held(partial(losses.weighted_logprob, **both, **clip), x),
         }
     for kind in ("squared", "huber"):
         for limit in (None, 0.5):
-            found[f"value_loss kind={kind} clip={limit}"] = lambda x, k=kind, c=limit: losses.value_loss(
-                x, reference, old_value=old, kind=k, clip=c, mask=mask
+            found[f"value_loss kind={kind} clip={limit}"] = partial(
+                losses.value_loss, target=reference, old_value=old, kind=kind, clip=limit, mask=mask
             )
     found["entropy_bonus"] = lambda x: losses.entropy_bonus(x, coefficient=0.5, mask=mask)
     for kind in kl.PLACES["loss"]:
-        found[f"kl_penalty kind={kind}"] = lambda x, k=kind: kl.kl_penalty(
-            x, reference, k, old_logprob=old, exact=x.exp(), mask=mask
-        )
+        found[f"kl_penalty kind={kind}"] = partial(penalty, kind=kind, reference=reference, old=old, mask=mask)
     found |= {
         "k1": lambda x: kl.k1(x, reference),
         "k2": lambda x: kl.k2(x, reference),

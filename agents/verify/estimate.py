@@ -52,8 +52,9 @@ class Leaves:
         """The same scores, as leaves."""
         with torch.no_grad():
             scores = self.policy.evaluate(rollout, **options)
-        found = {f.name: getattr(scores, f.name) for f in fields(scores)}
-        self.scores = Evaluation(**{name: None if x is None else x.requires_grad_() for name, x in found.items()})
+        found: dict[str, Any] = {f.name: getattr(scores, f.name) for f in fields(scores)}
+        leaves: dict[str, Any] = {name: None if x is None else x.requires_grad_() for name, x in found.items()}
+        self.scores = Evaluation(**leaves)
         return self.scores
 
 

@@ -63,7 +63,7 @@ def promise(cell: Cell) -> Promise:
 
 def of_aggregation(cell: Cell) -> Iterator[str]:
     """Weights that depend on how long answers are."""
-    config = cell.config()
+    config: Any = cell.config()
     aggregation, once = config.optim.aggregation, counts_once(cell)
     if len(cell.scene.world.length.unique()) == 1:
         return
@@ -76,7 +76,7 @@ def of_aggregation(cell: Cell) -> Iterator[str]:
 
 def of_truncation(cell: Cell) -> Iterator[str]:
     """What is done about answers that the budget cut."""
-    config = cell.config()
+    config: Any = cell.config()
     if config.truncation == "bootstrap" and cell.critic == "wrong":
         yield "bootstrap"
     if config.truncation != "mask":
@@ -93,7 +93,7 @@ def of_truncation(cell: Cell) -> Iterator[str]:
 
 def of_kl(cell: Cell) -> Iterator[str]:
     """An estimator that needs the policy's own samples."""
-    config = cell.config()
+    config: Any = cell.config()
     if config.kl_coef > 0 and cell.older:
         if at(config, "kl_in") != "loss":
             yield "paid"
@@ -103,7 +103,7 @@ def of_kl(cell: Cell) -> Iterator[str]:
 
 def of_group(cell: Cell) -> Iterator[str]:
     """Advantages and ratios of a group."""
-    config = cell.config()
+    config: Any = cell.config()
     if not credits(cell):
         return
     if config.scale_advantages != "none":
@@ -119,7 +119,7 @@ def of_group(cell: Cell) -> Iterator[str]:
 
 def of_critic(cell: Cell) -> Iterator[str]:
     """Credit by a critic, and the ratio of a token."""
-    config = cell.config()
+    config: Any = cell.config()
     if not credits(cell):
         return
     if config.whiten_advantages:
@@ -140,13 +140,13 @@ def of_critic(cell: Cell) -> Iterator[str]:
 
 def credits(cell: Cell) -> bool:
     """Whether there are advantages that are not 0."""
-    config = cell.config()
+    config: Any = cell.config()
     return cell.scored or cell.critic == "wrong" or (config.kl_coef > 0 and at(config, "kl_in") != "loss")
 
 
 def counts_once(cell: Cell) -> bool:
     """Whether the objective has one factor a row, not one a token: only a mean over its tokens then counts it once."""
-    config = cell.config()
+    config: Any = cell.config()
     return isinstance(config, GRPOConfig) and config.ratio == "product" and config.objective != "cispo"
 
 
@@ -157,7 +157,7 @@ def at(config: Config, name: str) -> Any:
 
 def parts(cell: Cell) -> dict[str, float]:
     """The objectives and their weights, where nothing is in the way."""
-    config = cell.config()
+    config: Any = cell.config()
     each = 1 / cell.scene.world.budget if config.optim.aggregation == "constant" else 1.0
     group = each * baseline_factor(cell)
     found: dict[str, float] = {}
@@ -181,7 +181,7 @@ def parts(cell: Cell) -> dict[str, float]:
 
 def truth(cell: Cell) -> dict[str, float]:
     """What one would maximize if one could: E[R] less the KL of whole answers, with their entropy."""
-    config = cell.config()
+    config: Any = cell.config()
     wanted = "reward_and_beyond" if cell.whole_task else "reward"
     found = {wanted: float(cell.scored), "kl": -config.kl_coef, "entropy": at(config, "entropy_coef")}
     return {name: weight for name, weight in found.items() if weight}

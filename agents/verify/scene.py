@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import combinations_with_replacement, product
@@ -79,20 +79,21 @@ def scene(name: str, *, older: bool = False, group_size: int | None = None) -> S
     """The scene of that name; with `older` the policy that acted is not the one whose gradient is asked for. A
     `group_size` other than the scene's own makes more batches.
 
-    `bandit`: three arms of one token. `letters`: one prompt, two letters and an end, at most two tokens. `cut`: the same
-    where more could be earned behind them. `prompts`: two of one letter, one easy and one hard. `long`: four tokens, at
-    most three of them.
+    `bandit`: three arms of one token. `letters`: one prompt, two letters and an end, at most two tokens. `cut`: the
+    same where more could be earned behind them. `prompts`: two of one letter, one easy and one hard. `long`: four
+    tokens, at most three of them.
     """
+    logits: Sequence[Sequence[Sequence[float]]] = ()
     if name == "bandit":
         made, logits = enumerated(3, 1, group_size=2), BANDIT
     elif name == "letters":
-        made, logits = enumerated(3, 2, group_size=3), ()
+        made = enumerated(3, 2, group_size=3)
     elif name == "cut":
-        made, logits = enumerated(3, 2, group_size=3, beyond=0.5), ()
+        made = enumerated(3, 2, group_size=3, beyond=0.5)
     elif name == "prompts":
         made, logits = enumerated(2, 2, prompts=2, group_size=3, score=SCORES), EASY_AND_HARD
     elif name == "long":
-        made, logits = enumerated(4, 3, group_size=2), ()
+        made = enumerated(4, 3, group_size=2)
     else:
         raise ValueError(f"scene must be one of bandit, letters, cut, prompts, long, got {name!r}")
     if group_size is not None:
@@ -100,7 +101,7 @@ def scene(name: str, *, older: bool = False, group_size: int | None = None) -> S
     known = [torch.tensor(table, dtype=torch.float64) for table in logits]
     shape = made.num_states, made.vocabulary
     random = torch.randn(3, *shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    policy, change, reference = [*known, *random[len(known) :]]
+    policy, change, reference = (*known, *random[len(known) :].unbind())
     old = change if len(known) > 1 else policy + 0.8 * change
     current = TablePolicy(made, policy)
     return Scene(made, current, TablePolicy(made, old) if older else current, TablePolicy(made, reference))

@@ -20,9 +20,10 @@ FEW = 3
 """Logits that are shown one by one."""
 COLOURS = {"exact": "green", "other": "cyan", "biased": "yellow", "refused": "red"}
 LEGEND = (
-    "Every batch is summed with its probability, nothing is sampled. scale: the multiple of the true gradient that comes "
-    "closest; bias: what it leaves, relative to it, which no learning rate repairs; variance: of one batch's gradient, "
-    "in squares of the expected one's length; cosine: to the true gradient, that of E[R] - beta KL of whole answers."
+    "Every batch is summed with its probability, nothing is sampled. scale: the multiple of the true gradient that "
+    "comes closest; bias: what it leaves, relative to it, which no learning rate repairs; variance: of one batch's "
+    "gradient, in squares of the expected one's length; cosine: to the true gradient, that of E[R] - beta KL of whole "
+    "answers."
 )
 
 

@@ -1,7 +1,8 @@
 """Worlds so small that every trajectory can be written down, and policies that are tables.
 
 Token 0 ends an episode; what has not ended when the budget is spent is truncated. A state is a prompt and what has been
-written since, and a table of logits per state is a policy. Nothing is sampled: an expectation is a sum over trajectories.
+written since, and a table of logits per state is a policy. Nothing is sampled: an expectation is a sum over
+trajectories.
 """
 
 from __future__ import annotations
@@ -106,7 +107,10 @@ def enumerated(
     score: Sequence[float] | None = None,
     beyond: float = 0.0,
 ) -> World:
-    """The world of all trajectories. `score`: one a trajectory; None: some numbers in [0, 1] that are all different. What lies beyond the budget is worth up to `beyond`, differently for each trajectory."""
+    """The world of all trajectories. `score`: one a trajectory; None: some numbers in [0, 1] that are all different.
+
+    What lies beyond the budget is worth up to `beyond`, differently for each trajectory.
+    """
     texts = [text for _ in range(prompts) for text in written(vocabulary, budget)]
     prompt = [p for p in range(prompts) for _ in written(vocabulary, budget)]
     states: dict[tuple[int, ...], int] = {}

@@ -1,5 +1,6 @@
 """What is summed is what is trained: the gradient of every kind of cell is that of the agent's own `update`."""
 
+import contextlib
 import copy
 from dataclasses import replace
 from itertools import product
@@ -18,12 +19,12 @@ OWN = [cell for cell in table() if not cell.older and cell.scene_name not in ("b
 
 def allowed(cells):
     """Those that the project does not refuse."""
+    found = []
     for cell in cells:
-        try:
+        with contextlib.suppress(ValueError):
             cell.config()
-        except ValueError:
-            continue
-        yield cell
+            found.append(cell)
+    return found
 
 
 def updated(cell, number):

@@ -20,7 +20,9 @@ def by_differences(where, name, step=1e-6):
         change = torch.zeros(logits.numel(), dtype=torch.float64)
         change[k] = step
         ends = [
-            float(OBJECTIVES[name](Scene(where.world, TablePolicy(where.world, table), acted, where.reference)))
+            float(
+                OBJECTIVES[name](Scene(where.world, TablePolicy(where.world, table), acted, where.reference)).detach()
+            )
             for table in (logits + change.view_as(logits), logits - change.view_as(logits))
         ]
         slopes.append((ends[0] - ends[1]) / (2 * step))

@@ -82,5 +82,5 @@ def test_values_are_mean_scores_and_occupancies_are_visits():
 
 
 def test_an_unknown_scene_is_refused():
-    with pytest.raises(ValueError, match="scene must be one of bandit, .* got 'nowhere'"):
+    with pytest.raises(ValueError, match=r"scene must be one of bandit, .* got 'nowhere'"):
         scene("nowhere")
