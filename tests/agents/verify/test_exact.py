@@ -20,9 +20,7 @@ def by_differences(where, name, step=1e-6):
         change = torch.zeros(logits.numel(), dtype=torch.float64)
         change[k] = step
         ends = [
-            float(
-                OBJECTIVES[name](Scene(where.world, TablePolicy(where.world, table), acted, where.reference)).detach()
-            )
+            OBJECTIVES[name](Scene(where.world, TablePolicy(where.world, table), acted, where.reference)).item()
             for table in (logits + change.view_as(logits), logits - change.view_as(logits))
         ]
         slopes.append((ends[0] - ends[1]) / (2 * step))
@@ -59,7 +57,7 @@ def test_entropy_and_kl_of_whole_answers_are_the_sums_over_tokens():
     """In value by the chain rule; in gradient not, since a token changes the states that follow."""
     where = scene("letters")
     for whole, steps in (("kl", "stepwise_kl"), ("entropy", "stepwise_entropy")):
-        assert float(OBJECTIVES[whole](where)) == pytest.approx(float(OBJECTIVES[steps](where)), abs=1e-12)
+        assert OBJECTIVES[whole](where).item() == pytest.approx(OBJECTIVES[steps](where).item(), abs=1e-12)
         assert (gradient(where, whole) - gradient(where, steps)).abs().max() > 1e-3
 
 
