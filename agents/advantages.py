@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 SCALES = ("group", "batch", "none")
+BASELINES = ("group", "leave_one_out", "batch", "none")
 
 
 @torch.no_grad()
@@ -18,19 +19,22 @@ def group_advantages(
     returns: Float[Tensor, "N"],
     problem: Int[Tensor, "N"],
     *,
+    baseline: str = "group",
     scale: str = "group",
     valid: Bool[Tensor, "N"] | None = None,
 ) -> Float[Tensor, "N"]:
-    """Each return relative to the others of its problem: `(R - mean) / std`.
+    """Each return relative to the others of its problem: `(R - baseline) / std`.
 
-    `scale`: divide by the population std of the group, of all valid rows of the batch, or not at all. Rows may
-    come in any order and groups in any size. Rows that are not `valid` get 0 and take no part in mean and std.
-    A group whose valid returns are all equal (one valid row included) gets exactly 0: equality is tested on the
-    returns, because the std of three times 0.1 is not 0 in floating point. For the same reason returns that
-    differ by a rounding error count as different; rewards that are meant to be equal must be equal.
-    Raises `ValueError` for an unknown `scale` and for a valid return that is NaN or infinite.
+    `baseline` is that of `baselines`. `scale`: divide by the population std of the group, of all valid rows of the
+    batch, or not at all. Rows may come in any order and groups in any size. Rows that are not `valid` get 0 and take no
+    part in mean and std. With a baseline of the group, a group whose valid returns are all equal (one valid row
+    included) gets exactly 0: equality is tested on the returns, because the std of three times 0.1 is not 0 in floating
+    point. For the same reason returns that differ by a rounding error count as different; rewards that are meant to be
+    equal must be equal. Raises `ValueError` for an unknown `scale` or `baseline`, for the group's scale with a baseline
+    that is not the group's (a group without variance has deviations then, and no scale for them) and for a valid return
+    that is NaN or infinite.
 
-    Source: arXiv 2402.03300 (DeepSeekMath), section 4.1.2; `none` is arXiv 2503.20783 (Dr. GRPO), `batch` is
+    Source: arXiv 2402.03300 (DeepSeekMath), section 4.1.2; scale `none` is arXiv 2503.20783 (Dr. GRPO), `batch` is
     arXiv 2508.08221. The peers use the sample std and add 1e-4 or 1e-6 to it. The epsilon only protects groups
     without variance, which are exactly 0 here, and it shrinks the groups whose rewards lie close together, so
     that rescaling a reward would change the gradient. Here it does not. The arithmetic is in float64.
@@ -40,19 +44,102 @@ def group_advantages(
     """
     if scale not in SCALES:
         raise ValueError(f"scale must be one of {', '.join(SCALES)}, got {scale!r}")
+    if scale == "group" and baseline in ("batch", "none"):
+        raise ValueError(f"scale=group needs a baseline of the group (group or leave_one_out), got {baseline}")
+    valid = torch.ones_like(returns, dtype=torch.bool) if valid is None else valid
+    x = torch.where(valid, returns, 0.0).double()
+    deviation = torch.where(valid, x - baselines(returns.double(), problem, baseline, valid=valid), 0.0)
+    if scale == "none":
+        return deviation.to(returns.dtype)
+    group = _group(problem) if scale == "group" else torch.zeros_like(problem)
+    around_mean = torch.where(valid & _differs(x, group, valid), x - _mean(x, group, valid), 0.0)
+    return _over_std(deviation, around_mean, group, valid).to(returns.dtype)
+
+
+@torch.no_grad()
+def baselines(
+    returns: Float[Tensor, "N"],
+    problem: Int[Tensor, "N"],
+    kind: str = "group",
+    *,
+    valid: Bool[Tensor, "N"] | None = None,
+) -> Float[Tensor, "N"]:
+    """What each return is compared with, over valid rows; rows that are not `valid` get 0.
+
+    - `group`: the mean of its problem's returns, its own among them (GRPO, arXiv 2402.03300). The gradient that this
+      leaves is (n - 1) / n of the one without a baseline, in expectation, in a group of n.
+    - `leave_one_out`: the mean of the *others* (RLOO, arXiv 2402.14740): no bias at all. What remains is
+      n / (n - 1) times what the group's mean leaves.
+    - `batch`: the mean of all returns, its own among them;
+    - `none`: 0.
+
+    Where a group's (for `batch`, the batch's) returns are all equal the baseline is the return itself, exactly; so it
+    is in a group of one, which therefore teaches nothing with the first two. Raises `ValueError` for another kind and
+    for a valid return that is NaN or infinite.
+
+    >>> baselines(torch.tensor([1.0, 0.0, 0.5]), torch.zeros(3, dtype=torch.int64), "leave_one_out")
+    tensor([0.2500, 0.7500, 0.5000])
+    """
+    if kind not in BASELINES:
+        raise ValueError(f"baseline must be one of {', '.join(BASELINES)}, got {kind!r}")
     valid = torch.ones_like(returns, dtype=torch.bool) if valid is None else valid
     if not torch.where(valid, returns, 0.0).isfinite().all():
         raise ValueError("the return of a valid row must be finite, got NaN or infinity")
-    _, group = torch.unique(problem, return_inverse=True)
     x = torch.where(valid, returns, 0.0).double()
-    deviation = torch.where(valid & _differs(x, group, valid), x - _mean(x, group, valid), 0.0)
-    if scale == "none":
-        return deviation.to(returns.dtype)
-    if scale == "batch":
-        group = torch.zeros_like(group)
-        deviation_from_all = torch.where(valid, x - _mean(x, group, valid), 0.0)
-        return _over_std(deviation, deviation_from_all, group, valid).to(returns.dtype)
-    return _over_std(deviation, deviation, group, valid).to(returns.dtype)
+    if kind == "none":
+        return torch.zeros_like(returns)
+    group = torch.zeros_like(problem) if kind == "batch" else _group(problem)
+    mean = _mean(x, group, valid)
+    if kind == "leave_one_out":
+        num_rows = _count(group, valid)
+        mean = (num_rows * mean - x) / (num_rows - 1).clamp(min=1)
+    return torch.where(valid, torch.where(_differs(x, group, valid), mean, x), 0.0).to(returns.dtype)
+
+
+@torch.no_grad()
+def decoupled_advantages(
+    parts: Float[Tensor, "N K"],
+    weight: Float[Tensor, "N K"],
+    problem: Int[Tensor, "N"],
+    *,
+    valid: Bool[Tensor, "N"] | None = None,
+) -> Float[Tensor, "N"]:
+    """Advantages of a reward of several parts, each of which counts by its weight, whatever the size of its numbers.
+
+    Each part is standardized in its group, their weighted sum is divided by its root mean square over the valid rows of
+    the batch. (Its mean there is 0 already, as it is in every group.) A part without variance in a group adds exactly
+    0 to it. With one part this is `group_advantages` up to that last division.
+
+    Source: arXiv 2601.05242 (GDPO); a peer's `normalize_then_sum`. Std and rows as in `group_advantages`.
+    """
+    valid = torch.ones_like(problem, dtype=torch.bool) if valid is None else valid
+    total = torch.zeros(len(problem), dtype=torch.float64, device=parts.device)
+    for part, its_weight in zip(parts.unbind(1), weight.unbind(1), strict=True):
+        standard = group_advantages(part.double(), problem, valid=valid)
+        total = total + torch.where(valid & (standard != 0), its_weight * standard, 0.0)
+    return _over_std(total, total, torch.zeros_like(problem), valid).to(parts.dtype)
+
+
+@torch.no_grad()
+def returns_to_go(reward: Float[Tensor, "N A"], mask: Bool[Tensor, "N A"]) -> Float[Tensor, "N A"]:
+    """The sum of the rewards from each policy token on, without discount: what the token can still change.
+
+    It is `gae` with a critic that knows nothing. 0 outside `mask`. Source: the policy gradient theorem; with a reward
+    that pays the KL per token, arXiv 2501.03262 (REINFORCE++).
+
+    >>> returns_to_go(torch.tensor([[1.0, 0.0, 2.0]]), torch.ones(1, 3).bool())
+    tensor([[3., 2., 2.]])
+    """
+    return gae(reward, torch.zeros_like(reward), mask, gamma=1.0, lam=1.0)
+
+
+@torch.no_grad()
+def has_variance(
+    returns: Float[Tensor, "N"], problem: Int[Tensor, "N"], valid: Bool[Tensor, "N"] | None = None
+) -> Bool[Tensor, "N"]:
+    """Whether the valid returns of each row's problem differ at all; the same for all rows of a problem."""
+    valid = torch.ones_like(returns, dtype=torch.bool) if valid is None else valid
+    return _differs(returns, _group(problem), valid)
 
 
 @torch.no_grad()
@@ -65,9 +152,7 @@ def zero_variance_share(
     """
     valid = torch.ones_like(returns, dtype=torch.bool) if valid is None else valid
     num_groups = problem[valid].unique().numel()
-    num_varied = (
-        problem[valid & _differs(returns, torch.unique(problem, return_inverse=True)[1], valid)].unique().numel()
-    )
+    num_varied = problem[valid & has_variance(returns, problem, valid)].unique().numel()
     return torch.tensor(1 - num_varied / num_groups if num_groups else 0.0, device=returns.device)
 
 
@@ -145,11 +230,21 @@ def explained_variance(
     return (1 - error.var(correction=0) / y.var(correction=0)).float()
 
 
+def _group(problem: Tensor) -> Tensor:
+    """Problems numbered from 0, one a row."""
+    return torch.unique(problem, return_inverse=True)[1]
+
+
+def _count(group: Tensor, valid: Tensor) -> Tensor:
+    """The number of valid rows in each row's group, one a row."""
+    zeros = torch.zeros(len(group), dtype=torch.float64, device=group.device)
+    return zeros.index_add(0, group, valid.double())[group]
+
+
 def _mean(x: Tensor, group: Tensor, valid: Tensor) -> Tensor:
     """The mean of each row's group over its valid rows, one a row."""
-    zeros = x.new_zeros(len(x))
-    total = zeros.index_add(0, group, torch.where(valid, x, 0.0))
-    return (total / zeros.index_add(0, group, valid.to(x.dtype)).clamp(min=1))[group]
+    total = x.new_zeros(len(x)).index_add(0, group, torch.where(valid, x, 0.0))[group]
+    return total / _count(group, valid).clamp(min=1)
 
 
 def _differs(x: Tensor, group: Tensor, valid: Tensor) -> Tensor:

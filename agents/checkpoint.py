@@ -23,6 +23,8 @@ from typing import Any
 
 import torch
 
+from agents.disk import check_room, save_told
+
 PREFIX = "iteration_"
 REPLACED = ".replaced_"
 """Before the name of a checkpoint that is being overwritten: it still counts until its successor is in place."""
@@ -39,16 +41,18 @@ def save(
     `state` is made of dicts, lists, tuples, tensors, numbers, strings and None. `best` is this state's held-out
     metric, more being better: besides the latest `keep` checkpoints the one with the highest metric stays (the
     earlier one of equals). A checkpoint of the same iteration is replaced; those of *later* iterations belong to a
-    past that was given up when an earlier one was resumed, and are removed. Raises `ValueError` for a state that
-    could not be loaded again (before anything is written) and for a `keep` below 1.
+    past that was given up when an earlier one was resumed, and are removed. Raises, with every earlier checkpoint as
+    it was, `ValueError` for a state that could not be loaded again and for a `keep` below 1 (before anything is
+    written), and `OSError` with an `errno` of `agents.disk.NO_ROOM` where the disk has too little room.
     """
     if keep < 1:
         raise ValueError(f"keep must be at least 1, got {keep}")
-    _check_plain(state, "state")
+    num_bytes = _check_plain(state, "state")
     checkpoints = _checkpoints(folder)
     checkpoints.mkdir(parents=True, exist_ok=True)
     _flush(checkpoints.parent)
     _remove_scratch(checkpoints)
+    check_room(checkpoints, num_bytes)
     final = checkpoints / f"{PREFIX}{iteration:06d}"
     scratch = checkpoints / f"{SCRATCH}{final.name}"
     try:
@@ -56,9 +60,10 @@ def save(
         if final.exists():
             _set_aside(final)
         scratch.rename(final)
-    except BaseException:
+    except OSError as error:
+        raise OSError(error.errno, f"{final} could not be written ({error.strerror or error})") from error
+    finally:
         shutil.rmtree(scratch, ignore_errors=True)
-        raise
     _flush(checkpoints)
     _prune(checkpoints, iteration, keep)
     return final
@@ -120,6 +125,16 @@ def best_iteration(folder: Path | str) -> int | None:
     return min(metrics, key=lambda i: (-metrics[i], i)) if metrics else None
 
 
+def metric(folder: Path | str, iteration: int) -> float | None:
+    """The held-out metric of an iteration's checkpoint; None where it was not examined or is not there."""
+    return next((_metric(path) for path in _newest_first(folder) if _iteration(path) == iteration), None)
+
+
+def best_metric(folder: Path | str) -> float | None:
+    """The held-out metric of that iteration's checkpoint."""
+    return max((metric for path in _newest_first(folder) if (metric := _metric(path)) is not None), default=None)
+
+
 def config_differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     """The settings in which two configurations differ, one line each, in alphabetical order.
 
@@ -155,7 +170,7 @@ def _write(scratch: Path, iteration: int, state: dict[str, Any], metric: float |
     scratch.mkdir()
     state_path = scratch / "state.pt"
     with state_path.open("wb") as file:
-        torch.save(state, file)
+        save_told(state, file)
         file.flush()
         os.fsync(file.fileno())
     finite = metric if metric is not None and math.isfinite(metric) else None
@@ -234,21 +249,24 @@ def _flush(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _check_plain(value: Any, path: str) -> None:
-    """Refuse what `torch.load(weights_only=True)` would refuse, while the state can still be changed."""
+def _check_plain(value: Any, path: str) -> int:
+    """Refuse what `torch.load(weights_only=True)` would refuse, while the state can still be changed; returns how many
+    bytes its tensors take."""
+    if isinstance(value, torch.Tensor):
+        return value.numel() * value.element_size()
     if type(value) in (dict, OrderedDict, defaultdict):
-        for key, item in value.items():
+        for key in value:
             if type(key) not in PLAIN:
                 raise ValueError(f"{path} has a key of type {type(key).__name__}; keys must be strings or numbers")
-            _check_plain(item, f"{path}.{key}")
-    elif type(value) in (list, tuple):
-        for i, item in enumerate(value):
-            _check_plain(item, f"{path}[{i}]")
-    elif not isinstance(value, torch.Tensor) and type(value) not in PLAIN:
+        return sum(_check_plain(item, f"{path}.{key}") for key, item in value.items())
+    if type(value) in (list, tuple):
+        return sum(_check_plain(item, f"{path}[{i}]") for i, item in enumerate(value))
+    if type(value) not in PLAIN:
         raise ValueError(
             f"{path} is a {type(value).__module__}.{type(value).__qualname__}; a checkpoint holds dicts, lists, "
             "tuples, tensors, numbers, strings and None"
         )
+    return 0
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -9,16 +9,19 @@ written where the steps would have paid them: the Rollout is the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
+from jaxtyping import Int
+from torch import Tensor
 
+from agents.parts import reward_parts
 from agents.policy import Action, Policy, Sampling
-from agents.rollout import Rollout
+from agents.rollout import Rollout, joined
 from textenv.ended import Ended, Scored
 from textenv.kernel import POLICY
 from textenv.vector_env import StepMany, TextVectorEnv
@@ -32,6 +35,24 @@ class Collected:
 
     rollout: Rollout
     ended: list[Ended]
+    dropped: Collected | None = None
+    """What was generated beside it and is not learned from (see `agents.dynamic_sampling`)."""
+    rounds: int = 1
+    """Rollouts that this was put together from, dropped groups included."""
+
+    def __getitem__(self, rows: Int[Tensor, "R"]) -> Collected:
+        """The same record for some rows."""
+        return Collected(self.rollout[rows], [self.ended[row] for row in rows.tolist()])
+
+    @property
+    def everything(self) -> Collected:
+        """All that was generated, what was dropped behind the rest."""
+        return self if self.dropped is None else merged([self, self.dropped])
+
+
+def merged(several: Sequence[Collected]) -> Collected:
+    """The rows of all as one record."""
+    return Collected(joined([one.rollout for one in several]), [ended for one in several for ended in one.ended])
 
 
 def collect(
@@ -91,7 +112,9 @@ def collect(
             on_step(record.num_ended, len(problems))
     if deferred:
         record.score(env.scores())
-    return record.result(group_ids, first_episode, env.stop_spec.max_new_tokens)
+    collected = record.result(group_ids, first_episode, env.stop_spec.max_new_tokens)
+    parts, weight = reward_parts(env.reward_parts, collected.ended)
+    return replace(collected, rollout=collected.rollout.with_(parts=parts, part_weight=weight))
 
 
 def last_seen(result: StepMany, rows: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

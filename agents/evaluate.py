@@ -50,6 +50,12 @@ class Examination:
     """Share of sampled completions that are correct."""
     pass_at: dict[int, float] = field(default_factory=dict)
     """k -> unbiased pass@k."""
+    correct: tuple[bool, ...] = ()
+    """Of each problem, whether the greedy completion is right."""
+    samples: int = 0
+    """Sampled completions a problem ..."""
+    num_correct: tuple[int, ...] = ()
+    """... and how many of these are right, of each problem."""
 
     def metrics(self) -> dict[str, float]:
         """For the logs: `eval/...`."""
@@ -57,6 +63,17 @@ class Examination:
         if self.sampled_accuracy is not None:
             out["eval/sampled_accuracy"] = self.sampled_accuracy
         return out | {f"eval/pass@{k}": value for k, value in self.pass_at.items()}
+
+    def by_problem(self) -> dict[str, Any]:
+        """For `held_out.json`: what means are made of, problem by problem in the order of the split."""
+        rollout = self.greedy.rollout
+        scores = rollout.returns.tolist()
+        return {
+            "score": [score if valid else None for score, valid in zip(scores, rollout.valid.tolist(), strict=True)],
+            "correct": [int(right) for right in self.correct],
+            "samples": self.samples,
+            "num_correct": list(self.num_correct),
+        }
 
 
 def examine(
@@ -78,7 +95,7 @@ def examine(
     correct = verdicts(greedy, correct_at)
     lengths = greedy.rollout.response_length.float()
     if not samples:
-        return Examination(float(correct.mean()), float(lengths.mean()), greedy)
+        return Examination(float(correct.mean()), float(lengths.mean()), greedy, correct=tuple(correct.tolist()))
     hits = np.zeros(num_problems, np.int64)
     for round_ in range(samples):
         first = -(round_ + 1) * num_problems  # below every episode of training
@@ -86,7 +103,14 @@ def examine(
         hits += verdicts(drawn, correct_at)
     pass_at = {k: float(np.mean([pass_at_k(samples, int(c), k) for c in hits])) for k in powers_of_two(samples)}
     return Examination(
-        float(correct.mean()), float(lengths.mean()), greedy, float(hits.sum() / (samples * num_problems)), pass_at
+        float(correct.mean()),
+        float(lengths.mean()),
+        greedy,
+        sampled_accuracy=float(hits.sum() / (samples * num_problems)),
+        pass_at=pass_at,
+        correct=tuple(correct.tolist()),
+        samples=samples,
+        num_correct=tuple(hits.tolist()),
     )
 
 

@@ -9,7 +9,6 @@ The weights are the float32 masters that were trained, or their bfloat16 roundin
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import tempfile
@@ -25,14 +24,13 @@ from omegaconf.errors import OmegaConfBaseException
 from transformers import AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
+from agents.card import SETTINGS, card
 from agents.optim import require
 from agents.policy.hardware import PRECISIONS
 from agents.policy.loading import resolve
 from agents.policy.lora import merge, save_adapter
 from agents.saved import CONF, Saved, is_own_tokenizer, load_policy, open_run, tokenizer_for
 from textenv import load_task
-
-SETTINGS = "training_config.yaml"
 
 
 @dataclass
@@ -138,63 +136,6 @@ def write_folder(saved: Saved, folder: Path, dtype: str, adapter: bool, say: Cal
     else:
         AutoTokenizer.from_pretrained(resolve(config.policy.model, say)).save_pretrained(folder)
     shutil.copyfile(saved.folder.config, folder / SETTINGS)
-
-
-def card(saved: Saved, which: str, name: str, dtype: str) -> str:
-    """A short model card."""
-    config = saved.config
-    summary = read_summary(saved)
-    task = summary.get("task") or config.task["_target_"].rpartition(".")[2]
-    lines = [
-        "---",
-        "library_name: transformers",
-        "pipeline_tag: text-generation",
-        "tags: [reinforcement-learning, textenv]",
-        "---",
-        f"# {name}",
-        "",
-        f"`{config.policy.model}`, trained with {config.agent.name.upper()} on the task `{task}` by textenv.",
-        "",
-        "| | |",
-        "| --- | --- |",
-        f"| checkpoint | iteration {saved.iteration} of run `{saved.folder.path.name}` |",
-        f"| seed | {config.seed} |",
-        f"| weights | {dtype} |",
-    ]
-    if summary:
-        before, after = summary["accuracy"]["before"], summary["accuracy"]["after"]
-        lines += [
-            f"| held-out accuracy before training | {before:.3f} ({summary['num_problems']} problems, greedy) |",
-            f"| held-out accuracy at the end (iteration {summary['iterations']}) | {after:.3f} |",
-            f"| generated tokens | {summary['tokens']} |",
-            f"| seconds of training | {summary['seconds']:.0f} on {summary['device']} |",
-        ]
-    else:
-        lines += ["| held-out accuracy | the run has not ended: see its `metrics.jsonl` |"]
-    command = f"python -m agents.export run={saved.folder.path} to={name} checkpoint={which} dtype={dtype}"
-    return "\n".join([*lines, "", *usage(is_own_tokenizer(config.policy)), "", *origin(command)]) + "\n"
-
-
-def usage(own_tokenizer: bool) -> list[str]:
-    """How to load the folder."""
-    loading = ["from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
-    loading += ["model = AutoModelForCausalLM.from_pretrained(folder)"]
-    if own_tokenizer:
-        loading[0] = "from transformers import AutoModelForCausalLM"
-        note = ["The tokens are the characters of the training task; there is no tokenizer in this folder.", ""]
-        return [*note, "```python", *loading, "```"]
-    return ["```python", *loading, "tokenizer = AutoTokenizer.from_pretrained(folder)", "```"]
-
-
-def origin(command: str) -> list[str]:
-    """Where the folder comes from."""
-    return [f"Written by `{command}`; all settings of the training run are in `{SETTINGS}`."]
-
-
-def read_summary(saved: Saved) -> dict[str, Any]:
-    """The run's summary; empty when it has not ended."""
-    path = saved.folder.summary
-    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="export")

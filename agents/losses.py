@@ -15,10 +15,46 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-AGGREGATIONS = ("token_mean", "sequence_mean", "constant")
+AGGREGATIONS = ("token_mean", "sequence_mean", "sequence_sum", "constant")
+RATIOS = ("token", "sequence", "product")
+OBJECTIVES = ("clip", "cispo", "plain")
 
 MAX_LOG_RATIO = 20.0
 """Log-ratios are cut off here: `exp` would overflow, and an infinity times a zero gradient is NaN."""
+
+
+def log_ratio(
+    logprob: Float[Tensor, "*shape"],
+    old_logprob: Float[Tensor, "*shape"],
+    level: str = "token",
+    *,
+    mask: Bool[Tensor, "*shape"] | None = None,
+) -> Float[Tensor, "*shape"]:
+    """The logarithm of the probability ratio to the old policy, at every token; with gradient, 0 outside `mask`.
+
+    - `token`: that of the token (PPO, arXiv 1707.06347);
+    - `sequence`: the mean over the row's tokens, so that the ratio is their geometric mean (GSPO, arXiv 2507.18071,
+      equation 7);
+    - `product`: the sum over the row's tokens, the ratio of the whole answers' probabilities (RLOO, arXiv 2402.14740,
+      which takes an answer as one action). It is one factor a *row*: an objective of it is to be counted once a row,
+      which the aggregation `sequence_mean` does.
+
+    The latter two stand at each of the row's tokens. Cut off at plus and minus `MAX_LOG_RATIO`. Raises `ValueError`
+    for another level.
+
+    >>> log_ratio(torch.tensor([[-1.0, -2.0]]), torch.tensor([[-1.5, -1.9]]), "sequence")
+    tensor([[0.2000, 0.2000]])
+    """
+    if level not in RATIOS:
+        raise ValueError(f"level must be one of {', '.join(RATIOS)}, got {level!r}")
+    difference = _keep(mask, logprob) - _keep(mask, old_logprob.detach())
+    if level != "token":
+        row = difference.sum(-1, keepdim=True)
+        if level == "sequence":
+            tokens = max(difference.shape[-1], 1) if mask is None else mask.sum(-1, keepdim=True).clamp(min=1)
+            row = row / tokens
+        difference = _keep(mask, row.expand_as(difference))
+    return difference.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
 
 
 def clipped_surrogate(
@@ -29,18 +65,20 @@ def clipped_surrogate(
     clip_low: float,
     clip_high: float,
     ratio_cap: float | None = None,
+    level: str = "token",
     mask: Bool[Tensor, "*shape"] | None = None,
 ) -> Float[Tensor, "*shape"]:
     """The negated clipped objective: `-min(ratio A, clip(ratio, 1 - clip_low, 1 + clip_high) A)`.
 
-    `advantage` is one a token or one a row (`N` or `N 1`). With a `ratio_cap` it is `min(ratio, ratio_cap)` that takes
-    part: a negative advantage, which the clip leaves free above, then costs at most `ratio_cap` times as much. Raises
-    `ValueError` unless `0 <= clip_low <= 1`, `clip_high >= 0` (both are distances from 1, never absolute bounds) and
-    `ratio_cap > 1 + clip_high` (this one is a ratio).
+    `advantage` is one a token or one a row (`N` or `N 1`; a `level` of the row needs one a row). With a `ratio_cap` it
+    is `min(ratio, ratio_cap)` that takes part: a negative advantage, which the clip leaves free above, then costs at
+    most `ratio_cap` times as much. `level` is `log_ratio`'s. Raises `ValueError` unless `0 <= clip_low <= 1`,
+    `clip_high >= 0` (both are distances from 1, never absolute bounds) and `ratio_cap > 1 + clip_high` (this one is a
+    ratio).
 
     Source: arXiv 1707.06347 (PPO), equation 7; two distances as in arXiv 2503.14476 (DAPO), equation 10; the cap is
     arXiv 1912.09729's dual clip (equation 5, c) and arXiv 2505.07291's two-sided clip (equation 3, delta), which are
-    the same.
+    the same. With the `sequence` ratio arXiv 2507.18071 (GSPO), equation 5.
 
     >>> clipped_surrogate(*torch.tensor([[-1.8], [-2.1], [0.2]]), clip_low=0.2, clip_high=0.2)
     tensor([-0.2400])
@@ -48,7 +86,8 @@ def clipped_surrogate(
     _check_clip(clip_low, clip_high)
     if ratio_cap is not None and not ratio_cap > 1 + clip_high:
         raise ValueError(f"ratio_cap must be above 1 + clip_high = {1 + clip_high:g} (it is a ratio), got {ratio_cap}")
-    ratio, advantage = _ratio_and_advantage(logprob, old_logprob, advantage, mask)
+    ratio = log_ratio(logprob, old_logprob, level, mask=mask).exp()
+    advantage = _at_tokens(advantage, logprob, mask)
     if ratio_cap is not None:
         ratio = ratio.clamp(max=ratio_cap)
     return _keep(mask, -torch.minimum(ratio * advantage, ratio.clamp(1 - clip_low, 1 + clip_high) * advantage))
@@ -59,14 +98,45 @@ def penalty_surrogate(
     old_logprob: Float[Tensor, "*shape"],
     advantage: Float[Tensor, "*#shape"] | Float[Tensor, "N"],
     *,
+    level: str = "token",
     mask: Bool[Tensor, "*shape"] | None = None,
 ) -> Float[Tensor, "*shape"]:
-    """The negated objective without a clip, `-ratio A`, to which a KL penalty is added.
+    """The negated objective without a clip, `-ratio A`: the policy gradient, for samples of the old policy,
+    by itself or with a KL penalty added.
 
-    `advantage` as in `clipped_surrogate`. Source: arXiv 1707.06347, equation 8, first term.
+    `advantage` and `level` as in `clipped_surrogate`. Source: arXiv 1707.06347, equation 6, and 8, first term.
     """
-    ratio, advantage = _ratio_and_advantage(logprob, old_logprob, advantage, mask)
-    return _keep(mask, -ratio * advantage)
+    ratio = log_ratio(logprob, old_logprob, level, mask=mask).exp()
+    return _keep(mask, -ratio * _at_tokens(advantage, logprob, mask))
+
+
+def weighted_logprob(
+    logprob: Float[Tensor, "*shape"],
+    old_logprob: Float[Tensor, "*shape"],
+    advantage: Float[Tensor, "*#shape"] | Float[Tensor, "N"],
+    *,
+    clip_low: float,
+    clip_high: float,
+    level: str = "token",
+    mask: Bool[Tensor, "*shape"] | None = None,
+) -> Float[Tensor, "*shape"]:
+    """CISPO's negated objective: `-sg[clip(ratio, 1 - clip_low, 1 + clip_high)] A logprob`.
+
+    The clipped ratio is a weight without gradient, so that no token is ever dropped from the gradient, as the clipped
+    surrogate drops those beyond its clip. `advantage` and `level` as there. Raises `ValueError` unless
+    `0 <= clip_low <= 1` and `clip_high >= 0`: as everywhere here they are *distances* from 1, so that a largest weight
+    of 5 is `clip_high=4`, and no smallest one `clip_low=1`. (A peer reads the same number as the weight itself, with
+    0.2 as its default: every token then counts a fifth.)
+
+    Source: arXiv 2506.13585 (MiniMax-M1), equations 4 and 5.
+
+    >>> weighted_logprob(*torch.tensor([[-1.0], [-3.0], [0.5]]), clip_low=1.0, clip_high=4.0)
+    tensor([2.5000])
+    """
+    _check_clip(clip_low, clip_high)
+    ratio = log_ratio(logprob.detach(), old_logprob, level, mask=mask).exp()
+    weight = ratio.clamp(1 - clip_low, 1 + clip_high) * _at_tokens(advantage, logprob, mask)
+    return _keep(mask, -weight * _keep(mask, logprob))
 
 
 @torch.no_grad()
@@ -88,8 +158,7 @@ def sampler_correction(
     """
     if not cap >= 1:
         raise ValueError(f"sampler_correction must be at least 1 (it is the largest weight), got {cap}")
-    log_ratio = _keep(mask, old_logprob) - _keep(mask, sampled_logprob)
-    return log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp().clamp(max=cap)
+    return log_ratio(old_logprob, sampled_logprob, mask=mask).exp().clamp(max=cap)
 
 
 def value_loss(
@@ -141,6 +210,8 @@ def token_weights(
     - `token_mean`: every token in `mask` counts the same, 1 over their number (DAPO, arXiv 2503.14476);
     - `sequence_mean`: every row counts the same, its tokens share its weight (GRPO, arXiv 2402.03300, equation 3);
       rows with an empty mask count as absent;
+    - `sequence_sum`: every token counts 1 over the number of rows with any: the plain policy gradient, a mean over
+      rows of the sum over tokens (REINFORCE; RLOO, arXiv 2402.14740), in which long rows weigh more;
     - `constant`: 1 / (N max_tokens), whatever the lengths (Dr. GRPO, arXiv 2503.20783); N counts every row.
 
     `mask` is that of the *whole* minibatch; slice the weights for microbatches. An empty mask gives zeros.
@@ -151,6 +222,8 @@ def token_weights(
     if aggregation == "sequence_mean":
         length = mask.sum(1, keepdim=True)
         return mask / length.clamp(min=1) / (length > 0).sum().clamp(min=1)
+    if aggregation == "sequence_sum":
+        return mask / mask.any(1).sum().clamp(min=1)
     if aggregation == "constant":
         if max_tokens is None or max_tokens < 1:
             raise ValueError(f"aggregation=constant needs max_tokens of at least 1, got {max_tokens}")
@@ -177,32 +250,43 @@ def surrogate_report(
     *,
     clip_low: float,
     clip_high: float,
+    ratio_cap: float | None = None,
+    level: str = "token",
+    objective: str = "clip",
 ) -> dict[str, Float[Tensor, "N A"]]:
-    """What is worth a curve about a surrogate, one number a token: `ratio/mean`, `approx_kl`, `clip_ratio/low`,
-    `clip_ratio/high` and their sum `clip_ratio`; their means over tokens are the metrics of those names.
+    """What is worth a curve about a surrogate, one number a token, whose means over tokens are the metrics.
+
+    `ratio/mean` is that of the `level`. `approx_kl`, in nats from the old policy (k3), is of tokens at any level.
+    `clip_ratio/low` and `clip_ratio/high` count the tokens whose gradient the clip took (`objective=clip`) or whose
+    weight it changed (`cispo`), `clip_ratio/cap`, with a `ratio_cap`, those that it took; `clip_ratio` is their sum.
+    Where the objective is `plain` nothing is clipped.
     """
-    ratio, advantage = _ratio_and_advantage(logprob, old_logprob, advantage, mask)
-    low = ((ratio < 1 - clip_low) & (advantage < 0)).to(ratio.dtype)
-    high = ((ratio > 1 + clip_high) & (advantage > 0)).to(ratio.dtype)
-    log_ratio = ratio.log()
-    return {
+    ratio = log_ratio(logprob, old_logprob, level, mask=mask).exp()
+    advantage = _at_tokens(advantage, logprob, mask)
+    # The surrogate's minimum clips below where A < 0 and above where A > 0; a weight is clipped whatever its sign.
+    sign = advantage if objective == "clip" else torch.zeros_like(advantage)
+    clips = (advantage != 0) & (objective != "plain")
+    low = (clips & (ratio < 1 - clip_low) & (sign <= 0)).to(ratio.dtype)
+    high = (clips & (ratio > 1 + clip_high) & (sign >= 0)).to(ratio.dtype)
+    of_token = log_ratio(logprob, old_logprob, mask=mask)
+    report = {
         "ratio/mean": ratio,
-        "approx_kl": log_ratio.expm1() - log_ratio,
+        "approx_kl": of_token.expm1() - of_token,
         "clip_ratio/low": low,
         "clip_ratio/high": high,
         "clip_ratio": low + high,
     }
+    if ratio_cap is not None:
+        report["clip_ratio/cap"] = ((ratio > ratio_cap) & (advantage < 0)).to(ratio.dtype)
+        report["clip_ratio"] = low + high + report["clip_ratio/cap"]
+    return report
 
 
-def _ratio_and_advantage(
-    logprob: Tensor, old_logprob: Tensor, advantage: Tensor, mask: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """The probability ratio, and the advantage in the same shape; 1 and 0 where masked out."""
+def _at_tokens(advantage: Tensor, logprob: Tensor, mask: Tensor | None) -> Tensor:
+    """The advantage in the shape of the log-probabilities, detached; 0 where masked out."""
     if advantage.ndim == 1 and logprob.ndim == 2:
         advantage = advantage[:, None]
-    log_ratio = _keep(mask, logprob) - _keep(mask, old_logprob.detach())
-    ratio = log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
-    return ratio, _keep(mask, advantage.detach().expand_as(logprob))
+    return _keep(mask, advantage.detach().expand_as(logprob))
 
 
 def _error_loss(error: Tensor, kind: str, delta: float) -> Tensor:

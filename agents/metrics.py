@@ -87,7 +87,12 @@ class WeightsAndBiases:
 
 
 def read_metrics(path: Path | str) -> list[dict[str, float]]:
-    """The records of a `JsonLines` file, in order; null becomes NaN, an unfinished last line is left out.
+    """The records of a `JsonLines` file, in order; null becomes NaN. Otherwise as `read_records`."""
+    return [{name: math.nan if x is None else x for name, x in record.items()} for record in read_records(path)]
+
+
+def read_records(path: Path | str) -> list[dict[str, Any]]:
+    """The records of metrics or completions, in order; an unfinished last line is left out.
 
     Raises `ValueError` with file and line number for any other line that is not an object with an `iteration`.
     """
@@ -95,12 +100,11 @@ def read_metrics(path: Path | str) -> list[dict[str, float]]:
     records = []
     for number, line in enumerate(lines, 1):
         try:
-            record = _parse(line)
+            records.append(_parse(line))
         except ValueError as error:
             if number == len(lines):
                 break
-            raise ValueError(f"{path}, line {number}: not a metrics record ({error})") from error
-        records.append({name: math.nan if x is None else x for name, x in record.items()})
+            raise ValueError(f"{path}, line {number}: not a record ({error})") from error
     return records
 
 

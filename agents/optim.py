@@ -51,7 +51,7 @@ class OptimConfig:
     """Forward each layer again in the backward pass instead of keeping what it computed: memory for a third more
     time. null: only where the run would not fit otherwise."""
     aggregation: str = "token_mean"
-    """`token_mean`, `sequence_mean` or `constant` (see `agents.losses.token_weights`)."""
+    """`token_mean`, `sequence_mean`, `sequence_sum` or `constant` (see `agents.losses.token_weights`)."""
     max_grad_norm: float = 1.0
     weight_decay: float = 0.0
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
@@ -103,6 +103,7 @@ class TokenLoss:
 
 
 LossFunction = Callable[[Tensor], TokenLoss]
+Watch = Callable[[Tensor, TokenLoss], None]
 
 
 class MasterWeights:
@@ -191,6 +192,8 @@ class Optimizer:
         self.num_critic_steps = 0
         """Of them those that held the actor; its warm-up does not count them."""
         self.num_updates = 0
+        self.watch: Watch | None = None
+        """Told the rows and the loss of every microbatch, as it is computed."""
 
     @property
     def trainable(self) -> list[nn.Parameter]:
@@ -237,6 +240,12 @@ class Optimizer:
         metrics["early_stop"] = float(stopped)
         return metrics
 
+    def gradient(self, loss: LossFunction, rollout: Rollout, *, max_tokens: int | None = None) -> dict[str, float]:
+        """Leave the gradient of the loss of all rows in the parameters and take no step; returns the tokens' means."""
+        self._zero_grad()
+        means, _, _ = self.accumulate(loss, rollout, torch.arange(len(rollout)), max_tokens=max_tokens)
+        return means
+
     def _minibatches(self, rollout: Rollout) -> Iterator[Int[Tensor, "R"]]:
         """Row numbers of each optimizer step: whole groups, in an order of their own for every epoch."""
         for epoch in range(self.config.epochs):
@@ -281,6 +290,8 @@ class Optimizer:
             with torch.set_grad_enabled(backward):
                 result = loss(rows[part])
                 total = weighted_sum(result.loss, weight[part].to(result.loss.device))
+            if self.watch is not None:
+                self.watch(rows[part], result)
             if not total.isfinite():
                 raise FloatingPointError(f"the loss of rows {rows[part].tolist()} is {total.item()}")
             if backward:

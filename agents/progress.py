@@ -24,6 +24,7 @@ SHOWN = (
     ("completions/mean_length", "length", "{:.1f}"),
     ("clip_ratio", "clipped", "{:.3f}"),
     ("groups/zero_variance_share", "groups alike", "{:.2f}"),
+    ("groups/rounds", "rounds", "{:.0f}"),
     ("value_loss", "value loss", "{:.4f}"),
     ("explained_variance", "explained variance", "{:.2f}"),
     ("tokens_per_second", "tokens/s", "{:,.0f}"),
@@ -34,6 +35,8 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 SPARK_COLUMNS = 32
 SAMPLE_CHARACTERS = 400
 SAMPLE_LINES = 6
+QUIET_SECONDS = 20.0
+"""Without a terminal, what goes on inside an iteration is printed at most this often."""
 
 
 class Progress:
@@ -53,6 +56,8 @@ class Progress:
         self._sample: tuple[str, str, float] | None = None
         self._started = time.monotonic()
         self._moments = deque([self._started], maxlen=21)
+        self._doing = ""
+        self._said = self._started
         self._live: Live | None = None
 
     def __enter__(self) -> Progress:
@@ -74,6 +79,7 @@ class Progress:
         self, iteration: int, metrics: Mapping[str, float], sample: tuple[str, str, float] | None = None
     ) -> None:
         """Iteration number `iteration` (from 1) is done. `sample` is a prompt, its completion and the score."""
+        self._doing = ""
         self._done = iteration
         self._moments.append(time.monotonic())
         present = {name: float(metrics[name]) for name, _, _ in SHOWN if name in metrics}
@@ -91,8 +97,16 @@ class Progress:
         """Print a line that stays, above the panel."""
         self._print(text)
 
+    def busy(self, text: str) -> None:
+        """What a long iteration is doing: a line of the panel, or one that is printed now and then."""
+        if self._live is not None:
+            self._doing = text
+        elif time.monotonic() - self._said >= QUIET_SECONDS:
+            self._print(f"iteration {self._done + 1}: {text}")
+
     def _print(self, text: str) -> None:
         self._console.print(Text(text), soft_wrap=True)
+        self._said = time.monotonic()
 
     def _line(self) -> str:
         width = len(str(self._num_iterations))
@@ -106,6 +120,8 @@ class Progress:
 
     def _panel(self) -> RenderableType:
         parts: list[RenderableType] = [self._bar()]
+        if self._doing:
+            parts.append(Text(self._doing, style="dim"))
         if self._history:
             parts += [Text(), self._table()]
         if self._sample is not None:

@@ -10,13 +10,14 @@ Shape letters used throughout `agents`:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from textenv.types import FinishReason
 
@@ -58,6 +59,10 @@ class Rollout:
     """V of the state in which each token was chosen."""
     final_value: Float[Tensor, "N"] | None = None
     """V after the last token, for bootstrapping where the episode was truncated."""
+    parts: Float[Tensor, "N K"] | None = None
+    """What each part of the reward brought in, before its weight (see `agents.parts`)."""
+    part_weight: Float[Tensor, "N K"] | None = None
+    """The weights, the same in every row: the sum of weight times part is what was paid."""
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
@@ -78,7 +83,7 @@ class Rollout:
         """An optional field that must be there by now; raises `ValueError` when nothing has filled it in."""
         x = getattr(self, name)
         if x is None:
-            raise ValueError(f"the rollout has no {name}: see agents.annotate")
+            raise ValueError(f"the rollout has no {name}: agents.collect and agents.annotate fill in what is optional")
         return x
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Rollout:
@@ -105,3 +110,29 @@ class Rollout:
     def response_length(self) -> Int[Tensor, "N"]:
         """Policy tokens per row."""
         return self.mask.sum(1)
+
+
+def joined(rollouts: Sequence[Rollout]) -> Rollout:
+    """The rows of all as one record, the narrower ones padded on the right. Raises `ValueError` for none at all, and
+    where an optional field is there in some only."""
+    if not rollouts:
+        raise ValueError("joined needs at least one rollout, got none")
+    values: dict[str, Tensor] = {}
+    for name in (field.name for field in fields(Rollout)):
+        columns = [x for rollout in rollouts if (x := getattr(rollout, name)) is not None]
+        if columns and len(columns) < len(rollouts):
+            raise ValueError(f"{name} must be in all rollouts or in none, got {len(columns)} of {len(rollouts)}")
+        if columns:
+            width = max(x.shape[-1] for x in columns)
+            values[name] = torch.cat([pad(x, (0, width - x.shape[-1])) if x.ndim == 2 else x for x in columns])
+    return Rollout(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What an agent's last update learned from; it keeps the record as its `lesson`."""
+
+    rollout: Rollout
+    """With what the update added to what was collected."""
+    advantage: Float[Tensor, "N A"] | Float[Tensor, "N"]
+    """As its losses took it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,18 @@ import torch
 from agents import checkpoint
 from agents.collect import Collected, collect
 from agents.config import TrainConfig
+from agents.dynamic_sampling import outcome_without, refilled, sampling_metrics
 from agents.evaluate import Examination, examine
+from agents.fingerprint import fingerprint, short_hash
 from agents.memory import free_bytes
 from agents.metrics import truncate_after
 from agents.observe import rollout_metrics
 from agents.policy import Policy
 from agents.policy.hardware import has_fast_bfloat16, keep_freed_memory, peak_memory_gb, pick_device, repeat_exactly
 from agents.preferences import prepare_preferences
+from agents.randomness import EXAMINATION, ITERATION, key_global_generators
+from agents.recording import Recording
+from agents.resume import continued, identity
 from agents.run_folder import RunFolder, default_name
 from agents.setup import (
     Agent,
@@ -33,6 +39,7 @@ from agents.setup import (
     fit_into_memory,
     tokenizer_of,
 )
+from agents.stored import forget_after, write_rollout
 
 MISMATCH_LIMIT = {torch.float32: 1e-3, torch.bfloat16: 0.25}
 """Mean |difference| of the sampler's and the update's log-probabilities (nats) at which a run refuses to go on."""
@@ -50,10 +57,13 @@ class Counters:
     num_tokens: int = 0
     """Policy tokens generated for training."""
     num_episodes: int = 0
+    """Also where in the endless stream of problems the next one stands, times the group size."""
     train_seconds: float = 0.0
     """Collecting and updating; evaluations, checkpoints and start-up are not in it."""
     before: dict[str, float] = field(default_factory=dict)
     """Held-out metrics of the untrained policy."""
+    accuracy: float | None = None
+    """Of this iteration's policy on held-out problems; None where it was not examined."""
 
 
 class Run:
@@ -61,22 +71,38 @@ class Run:
 
     def __init__(self, config: TrainConfig, folder: RunFolder, envs: Environments, policy: Policy) -> None:
         self.config, self.folder, self.envs, self.policy = config, folder, envs, policy
+        self.made_of = fingerprint(envs.train.task, envs.train.tokenizer, policy.model)
         self.agent: Agent = build_agent(config, policy)
         self.counters = Counters()
+        self.on_round: Callable[[str], None] | None = None
+        """Told of the rounds of dynamic sampling, which can make an iteration long."""
         policy.reset(seed=config.seed)
 
     def iterate(self) -> tuple[dict[str, float], Collected]:
-        """One iteration: collect, learn, count."""
+        """One iteration: collect, learn, count, and store the rollout where that is asked for.
+
+        Raises `FloatingPointError` where a loss is not finite, with the state and the rollout saved in `failure/`.
+        """
+        key_global_generators(self.config.seed, self.counters.iteration, ITERATION)
+        self.counters.accuracy = None
         started = time.perf_counter()
         collected = self._collect()
+        recording = self._record(collected) if self.config.logging.rollouts else None
         acted = time.perf_counter()
-        metrics = rollout_metrics(collected) | self.agent.update(collected.rollout)
+        generated = collected.everything
+        try:
+            metrics = rollout_metrics(generated) | self.agent.update(collected.rollout)
+        except FloatingPointError as error:
+            where = self._save_failure(recording or self._record(collected))
+            raise FloatingPointError(f"{error}; the state and the rollout are in {where}") from error
+        if self._rounds:
+            metrics |= sampling_metrics(collected)
         done = time.perf_counter()
         check_sampler(metrics.get("sampling/logprob_difference/mean", 0.0), self.policy.model.weight.dtype)
         c = self.counters
-        num_tokens = int(collected.rollout.mask.sum())
+        num_tokens = int(generated.rollout.mask.sum())
         c.iteration, c.num_tokens = c.iteration + 1, c.num_tokens + num_tokens
-        c.num_episodes, c.train_seconds = c.num_episodes + len(collected.rollout), c.train_seconds + done - started
+        c.num_episodes, c.train_seconds = c.num_episodes + len(generated.rollout), c.train_seconds + done - started
         metrics |= {
             "num_tokens": float(c.num_tokens),
             "num_episodes": float(c.num_episodes),
@@ -87,28 +113,43 @@ class Run:
             "time/train_seconds": c.train_seconds,
             "memory/peak_gb": peak_memory_gb(self.policy.device),
         }
+        if recording is not None:
+            write_rollout(self.folder.path, recording.stored(c.iteration))
         scoring = self.envs.train.scoring_metrics()
         return metrics | {f"scoring/{name}": number for name, number in scoring.items()}, collected
 
+    @property
+    def _rounds(self) -> int:
+        """Of dynamic sampling; 0: none."""
+        return getattr(self.config.agent, "resample_rounds", 0)
+
     def _collect(self) -> Collected:
-        agent = self.config.agent
-        problems = next_problems(
-            self.envs.train.num_problems, self.counters.iteration * agent.prompts, agent.prompts, self.config.seed
+        ignored = getattr(self.config.agent, "resample_ignores", [])
+        outcome = outcome_without(ignored, self.envs.train.reward_parts)
+        return refilled(
+            self._draw, self.config.agent.prompts, rounds=self._rounds, outcome=outcome, on_round=self.on_round
         )
+
+    def _draw(self, first: int, count: int) -> Collected:
+        """Completions of this iteration's problems `first` to `first + count`."""
+        group_size = self.config.agent.group_size
+        first_episode = self.counters.num_episodes + first * group_size
+        problems = next_problems(self.envs.train.num_problems, first_episode // group_size, count, self.config.seed)
         return collect(
             self.envs.train,
             self.policy,
-            np.repeat(problems, agent.group_size),
-            group_ids=np.repeat(np.arange(agent.prompts), agent.group_size),
-            first_episode=self.counters.iteration * agent.prompts * agent.group_size,
+            np.repeat(problems, group_size),
+            group_ids=np.repeat(np.arange(first, first + count), group_size),
+            first_episode=first_episode,
             max_tokens=self.config.env.propose_tokens,
             with_entropy=self.config.logging.entropy,
         )
 
     def examine(self, *, samples: int = 0) -> Examination:
-        """Held-out accuracy now."""
+        """Held-out accuracy now; nothing of what is trained afterwards depends on it."""
+        key_global_generators(self.config.seed, self.counters.iteration, EXAMINATION)
         c = self.config.evaluation
-        return examine(
+        found = examine(
             self.envs.test,
             self.policy,
             num_problems=c.problems,
@@ -116,23 +157,59 @@ class Run:
             correct_at=c.correct_at,
             max_tokens=self.config.env.propose_tokens,
         )
+        self.counters.accuracy = found.accuracy
+        return found
 
-    def save(self, accuracy: float | None) -> None:
-        """Write a checkpoint of this iteration."""
-        state = {"agent": self.agent.state(), "counters": vars(self.counters)}
+    @property
+    def is_best(self) -> bool:
+        """Whether this iteration's policy was examined and did better than that of any checkpoint."""
+        accuracy = self.counters.accuracy
+        if accuracy is None:
+            return False
+        best = checkpoint.best_metric(self.folder.path)
+        return best is None or accuracy > best
+
+    def save(self) -> None:
+        """Write a checkpoint of this iteration: everything that the next one depends on.
+
+        Between iterations nothing is pending: every episode that was begun is scored and learned from, the sampler's
+        cache is emptied before each rollout, and random numbers are keyed by seed, episode and position.
+        """
+        state = {"agent": self.agent.state(), "counters": vars(self.counters), "made_of": self.made_of}
         checkpoint.save(
-            self.folder.path, self.counters.iteration, state, keep=self.config.keep_checkpoints, best=accuracy
+            self.folder.path,
+            self.counters.iteration,
+            state,
+            keep=self.config.keep_checkpoints,
+            best=self.counters.accuracy,
         )
 
     def load(self, say: Callable[[str], None]) -> None:
-        """Go back to the newest intact checkpoint, and the logs with it."""
-        iteration, state = checkpoint.load(self.folder.path, say=say)
-        self.agent.load(state["agent"])
-        self.counters = Counters(**state["counters"])
+        """Go back to the newest intact checkpoint, and the logs with it; to the beginning where there was none yet."""
+        iteration = 0
+        if checkpoint.iterations(self.folder.path) or self.folder.metrics.exists():
+            iteration, state = checkpoint.load(self.folder.path, say=say)
+            with continued(self.folder.path, iteration, state, self.made_of):
+                self.agent.load(state["agent"])
+                self.counters = Counters(**state["counters"])
         self.policy.reset()
         for path in (self.folder.metrics, self.folder.completions):
-            if path.exists():
-                truncate_after(path, iteration)
+            truncate_after(path, iteration)
+        forget_after(self.folder.path, iteration)
+
+    @cached_property
+    def _settings(self) -> str:
+        return short_hash(identity(self.folder.settings()))
+
+    def _record(self, collected: Collected) -> Recording:
+        return Recording(self.agent, collected, settings=self._settings)
+
+    def _save_failure(self, recording: Recording) -> Path:
+        """What is needed to look into an update that failed; the checkpoints stay as they are."""
+        iteration = self.counters.iteration + 1
+        write_rollout(self.folder.failure, recording.stored(iteration))
+        checkpoint.save(self.folder.failure, iteration, {"agent": self.agent.state(), "counters": vars(self.counters)})
+        return self.folder.failure
 
 
 def check_sampler(difference: float, dtype: torch.dtype) -> None:
@@ -186,6 +263,7 @@ def prepare(config: TrainConfig, settings: dict[str, Any], say: Callable[[str], 
         if config.preparation is not None:
             prepare_preferences(config, say)
     envs = build_environments(config, tokenizer_of(config.policy, say))
+    outcome_without(getattr(config.agent, "resample_ignores", []), envs.train.reward_parts)
     check_context(config.policy, envs.train)
     check_adapter(config.policy)
     envs = fitted(config, envs, device, say)

@@ -3,11 +3,14 @@
 runs/<name>/config.yaml          the settings, as composed
             metrics.jsonl        one line an iteration
             completions.jsonl    every completion with its scores
+            rollouts/            with logging.rollouts=true: what each update learned from (`agents.stored`)
             tensorboard/
             checkpoints/
+            failure/             where a loss was not finite: the state and the rollout that it happened with
             curves.png           learning curves, drawn at the end
             proxy_and_truth.png  where a part of the reward has weight 0: what is optimized beside what is watched
             summary.json         before and after, seconds, tokens, memory
+            held_out.json        what was right at the end, problem by problem
 """
 
 from __future__ import annotations
@@ -44,6 +47,10 @@ class RunFolder:
         return self.path / "completions.jsonl"
 
     @property
+    def failure(self) -> Path:
+        return self.path / "failure"
+
+    @property
     def tensorboard(self) -> Path:
         return self.path / "tensorboard"
 
@@ -59,9 +66,13 @@ class RunFolder:
     def summary(self) -> Path:
         return self.path / "summary.json"
 
+    @property
+    def held_out(self) -> Path:
+        return self.path / "held_out.json"
+
     def check_free(self) -> None:
-        """Raise `ValueError` when a run is there already."""
-        if self.path.exists() and any(self.path.iterdir()):
+        """Raise `ValueError` when a run is there already; settings that a kill left half-written are none."""
+        if self.path.exists() and any(not part.name.startswith(".") for part in self.path.iterdir()):
             raise ValueError(
                 f"name={self.path.name} is taken: {self.path} holds an earlier run, which is never overwritten; "
                 f"choose another name, or continue that run with resume={self.path}"
@@ -85,6 +96,10 @@ class RunFolder:
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """For programs."""
         write_atomically(self.summary, json.dumps(summary, indent=2) + "\n")
+
+    def write_held_out(self, by_problem: Mapping[str, Any]) -> None:
+        """For who compares runs: means hide which problems they are made of."""
+        write_atomically(self.held_out, json.dumps(by_problem) + "\n")
 
 
 def default_name(agent: str, task: str, seed: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,10 @@ class Saved:
     """Of the checkpoint that was chosen."""
     weights: Mapping[str, Tensor]
     """The policy's float32 masters: all weights, or the adapter's."""
+    counters: Mapping[str, Any] = field(default_factory=dict)
+    """How far the run had come: `agents.run.Counters`."""
+    made_of: Mapping[str, Any] = field(default_factory=dict)
+    """What it began with: `agents.fingerprint`."""
 
 
 def open_run(path: str, which: str = "last", say: Say = print) -> Saved:
@@ -45,7 +49,8 @@ def open_run(path: str, which: str = "last", say: Say = print) -> Saved:
     folder = RunFolder(Path(path))
     config = saved_config(folder)
     iteration, state = checkpoint.load(folder.path, chosen_iteration(folder, which), say=say)
-    return Saved(folder, config, iteration, state["agent"]["optimizer"]["actor"])
+    weights = state["agent"]["optimizer"]["actor"]
+    return Saved(folder, config, iteration, weights, state["counters"], state.get("made_of", {}))
 
 
 def saved_config(folder: RunFolder) -> TrainConfig:

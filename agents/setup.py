@@ -127,9 +127,23 @@ def fit_into_memory(
     arithmetic where it does not."""
     if config.policy.model == TINY:
         return None
+    shape = model_shape(config.policy, len(env.tokenizer))
+    return plan(ModelSize.of(shape), demand_of(config, env, num_rows, device, shape), free)
+
+
+def model_shape(config: PolicyConfig, vocabulary: int) -> PretrainedConfig:
+    """The shape of the language model, without its weights."""
+    if config.model == TINY:
+        return tiny_shape(vocabulary, config.tiny)
+    return AutoConfig.from_pretrained(resolve(config.model))
+
+
+def demand_of(
+    config: TrainConfig, env: TextVectorEnv, num_rows: int, device: torch.device, shape: PretrainedConfig
+) -> Demand:
+    """What the run asks of memory."""
     agent, adapter = config.agent, config.policy.adapter
-    shape = AutoConfig.from_pretrained(resolve(config.policy.model))
-    demand = Demand(
+    return Demand(
         num_rows=num_rows,
         num_columns=env.single_observation_space["tokens"].shape[0],  # type: ignore[index]
         microbatch_tokens=agent.optim.microbatch_tokens,
@@ -141,7 +155,6 @@ def fit_into_memory(
         checkpoint_activations=agent.optim.checkpoint_activations,
         keeps_scores=device.type == "cpu",
     )
-    return plan(ModelSize.of(shape), demand, free)
 
 
 def build_model(config: PolicyConfig, vocabulary: int, device: torch.device, seed: int, say: Say) -> LanguageModel:

@@ -2,41 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
 
 from agents.collect import Collected
+from agents.doctor import Finding, History, Setting, examine, lines_of
 from agents.evaluate import Examination
 from agents.metrics import read_metrics
 from agents.policy.hardware import peak_memory_gb
 from agents.proxy import draw_proxy_and_truth, tell_truth, truth_summary, watched_parts
 from agents.report import draw_curves
-from agents.run import Run
+from agents.run import MISMATCH_LIMIT, Run
 from textenv import Ended
 
 
 def finish(run: Run, say: Callable[[str], None]) -> dict[str, Any]:
     """Examine, save, draw, and tell."""
     after = run.examine(samples=run.config.evaluation.samples)
-    run.save(after.accuracy)
+    run.save()
+    run.folder.write_held_out(after.by_problem())
     records = read_metrics(run.folder.metrics)
     watched = watched_parts(run.config.reward)
     summary = summarize(run, after) | ({"watched": truth_summary(records, watched)} if watched else {})
+    if records:
+        records[-1] |= after.metrics()
+    findings = examine(History([baseline(run), *records], doctor_setting(run)))
+    summary["findings"] = [asdict(finding) for finding in findings]
     run.folder.write_summary(summary)
     if watched:
         draw_proxy_and_truth(records, watched, run.folder.proxy_and_truth, title=run.folder.path.name)
-    if records:
-        records[-1] |= after.metrics()
     draw_curves({run.config.agent.name: [baseline(run), *records]}, run.folder.curves, title=run.folder.path.name)
-    tell(run, summary, after, say)
+    tell(run, summary, after, findings, say)
     return summary
 
 
 def baseline(run: Run) -> dict[str, float]:
     """The record of iteration 0, for the curves."""
     return {"iteration": 0, "num_tokens": 0, "time/train_seconds": 0.0, **run.counters.before}
+
+
+def doctor_setting(run: Run) -> Setting:
+    """What the doctor has to know of this run."""
+    return Setting.of(
+        run.config,
+        num_problems=min(run.config.evaluation.problems, run.envs.test.num_problems),
+        mismatch_limit=MISMATCH_LIMIT[run.policy.model.weight.dtype],
+    )
 
 
 def summarize(run: Run, after: Examination) -> dict[str, Any]:
@@ -72,7 +86,9 @@ def models_held(run: Run) -> int:
     return len({id(model.weight) for model in models if model is not None})
 
 
-def tell(run: Run, summary: dict[str, Any], after: Examination, say: Callable[[str], None]) -> None:
+def tell(
+    run: Run, summary: dict[str, Any], after: Examination, findings: Sequence[Finding], say: Callable[[str], None]
+) -> None:
     """What a person wants to know at the end."""
     say(f"\nHeld-out accuracy: {summary['accuracy']['before']:.2f} before, {summary['accuracy']['after']:.2f} after")
     for name, now in summary["after"].items():
@@ -86,6 +102,10 @@ def tell(run: Run, summary: dict[str, Any], after: Examination, say: Callable[[s
         say(line)
     for ended in after.greedy.ended[:3]:
         say(f"  {question(ended)!r}\n    -> {ended.sample.completion!r}  (score {ended.verdict.value:g})")
+    if findings:
+        say("\nWhat the numbers say (python -m agents.doctor run=...):")
+    for line in lines_of(findings):
+        say(line)
     say(f"\nEverything lies in {run.folder.path}: summary.json, curves.png, metrics.jsonl, completions.jsonl,")
     say("checkpoints, tensorboard. Next:")
     say(f"  python -m agents.chat run={run.folder.path}")

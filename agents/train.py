@@ -2,6 +2,7 @@
 
 python -m agents.train agent=grpo task=arithmetic policy=smollm2
 python -m agents.train --help
+python -m agents.train ... --explain
 """
 
 from __future__ import annotations
@@ -18,12 +19,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from agents.collect import Collected
 from agents.config import from_settings, register, typed
-from agents.metrics import JsonLines, TensorBoard, WeightsAndBiases
+from agents.disk import NO_ROOM
+from agents.doctor import Watch
+from agents.explain import as_setting, explain
+from agents.metrics import JsonLines, TensorBoard, WeightsAndBiases, read_metrics
 from agents.observe import completion_lines
 from agents.progress import Progress
 from agents.resume import resumed
 from agents.run import Run, SamplerMismatch, prepare
-from agents.summary import finish, shown_sample
+from agents.summary import baseline, doctor_setting, finish, shown_sample
 from rewards.errors import RewardError
 from rewards.preference.interrupt import Interrupt
 
@@ -43,8 +47,9 @@ def train(run: Run, *, say: Callable[[str], None] = print) -> dict[str, Any]:
         say(f"Examining the untrained policy on {min(config.evaluation.problems, run.envs.test.num_problems)} problems")
         counters.before = run.examine(samples=config.evaluation.samples).metrics()
         say(f"Held-out accuracy before: {counters.before['eval/accuracy']:.2f}")
-        run.save(counters.before["eval/accuracy"])
+        run.save()
     logs = open_logs(run)
+    watch = Watch(doctor_setting(run), [baseline(run), *read_metrics(run.folder.metrics)])
     title = f"{config.agent.name} on {run.envs.train.task.name}, {config.policy.model}"
     completions = run.folder.completions.open("a") if config.logging.completions else None
     try:
@@ -52,32 +57,33 @@ def train(run: Run, *, say: Callable[[str], None] = print) -> dict[str, Any]:
             Progress(config.iterations, title=title, start=counters.iteration) as progress,
             Interrupt(progress.note) as interrupt,
         ):
+            run.on_round = progress.busy
             while not finished(run) and not interrupt.requested:
                 metrics, collected = run.iterate()
                 if completions is not None:
-                    completions.writelines(completion_lines(counters.iteration, collected))
+                    completions.writelines(completion_lines(counters.iteration, collected.everything))
                     completions.flush()
-                accuracy = None
                 if config.evaluation.every and counters.iteration % config.evaluation.every == 0:
                     metrics |= run.examine().metrics()
-                    accuracy = metrics["eval/accuracy"]
                 for log in logs:
                     log(counters.iteration, metrics)
                 if metrics["reward/invalid_share"] > 0:
-                    progress.note(ungraded(metrics["reward/invalid_share"], collected))
+                    progress.note(ungraded(metrics["reward/invalid_share"], collected.everything))
+                for line in watch(counters.iteration, metrics):
+                    progress.note(line)
                 progress.update(counters.iteration, metrics, shown_sample(collected))
-                if counters.iteration % config.checkpoint_every == 0 and not finished(run):
-                    run.save(accuracy)
+                due = counters.iteration % config.checkpoint_every == 0
+                if (due or run.is_best) and not finished(run):
+                    run.save()
     finally:
         for log in logs:
             log.close()
         if completions is not None:
             completions.close()
+    run.save()
     if not finished(run):
-        run.save(None)
         say(f"Stopped after iteration {counters.iteration}. Continue with: resume={run.folder.path}")
         return {}
-    run.save(None)
     return finish(run, say)
 
 
@@ -114,14 +120,17 @@ def open_logs(run: Run) -> list[Any]:
 
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="train")
-def main(composed: DictConfig) -> None:
+def _main(composed: DictConfig) -> None:
     """Compose, prepare, train; settings that cannot work end in one line, not in a traceback."""
     try:
         if composed.resume:
-            settings = resumed(composed.resume, HydraConfig.get().overrides.task)
-            run = prepare(from_settings(settings), settings)
+            settings: Any = resumed(composed.resume, HydraConfig.get().overrides.task, say=print)
+            config = from_settings(settings)
         else:
-            run = prepare(typed(composed), OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
+            config, settings = typed(composed), OmegaConf.to_container(composed, resolve=True)
+        if config.explain:
+            return explain(config)
+        run = prepare(config, settings)
     except ValueError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt as stop:
@@ -132,12 +141,22 @@ def main(composed: DictConfig) -> None:
         sys.exit(f"\nLeft at once. What was saved: resume={run.folder.path}")
     except (ValueError, RewardError, FloatingPointError, SamplerMismatch) as error:
         sys.exit(f"error: {error}\nWhat was saved until then: resume={run.folder.path}")
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        sys.exit(f"error: {error.strerror}. Make room, then go on with: resume={run.folder.path}")
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
         sys.exit(f"error: out of memory ({str(error).splitlines()[0]}). Lower one of {MEMORY_SETTINGS}.")
     finally:
         run.envs.close()
+
+
+def main() -> None:
+    """The command line."""
+    sys.argv[1:] = as_setting(sys.argv[1:])
+    _main()
 
 
 def out_of_memory(error: BaseException) -> bool:

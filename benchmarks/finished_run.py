@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,8 @@ class FinishedRun:
     """One an iteration."""
     process_seconds: float
     """From start to end: imports, model, evaluations and training."""
+    held_out: dict[str, Any] = field(default_factory=dict)
+    """What was right at the end, problem by problem (`held_out.json`)."""
 
     @property
     def curve(self) -> list[dict[str, float]]:
@@ -59,29 +64,76 @@ class FinishedRun:
         """The sum of a metric over the iterations."""
         return sum(record.get(metric, 0.0) for record in self.records)
 
-    def reached(self, target: float) -> dict[str, float] | None:
-        """The first evaluation with an accuracy of at least `target`."""
-        return next((point for point in self.curve if point["eval/accuracy"] >= target), None)
 
+def run_training(
+    agent: str,
+    seed: int,
+    folder: Path,
+    overrides: Sequence[str],
+    *,
+    choice: Sequence[str] | None = None,
+    watch: Callable[[Mapping[str, float]], None] | None = None,
+) -> FinishedRun:
+    """Train in a process of its own. Raises `RuntimeError` with the end of its log when it fails.
 
-def run_training(agent: str, seed: int, folder: Path, overrides: Sequence[str]) -> FinishedRun:
-    """Train in a process of its own. Raises `RuntimeError` with the end of its log when it fails."""
-    command = [sys.executable, "-m", "agents.train", f"agent={agent}", f"seed={seed}"]
+    `choice` says what `agent` is called on the command line where it is not `agent=<agent>`; `watch` is told the newest
+    metrics every few seconds.
+    """
+    chosen = [f"agent={agent}"] if choice is None else choice
+    command = [sys.executable, "-m", "agents.train", *chosen, f"seed={seed}"]
     command += [*overrides, f"runs={folder.parent}", f"name={folder.name}"]
     folder.parent.mkdir(parents=True, exist_ok=True)
     log = folder.with_suffix(".log")
     started = time.perf_counter()
-    with log.open("w") as file:
+    with log.open("w") as file, watched(RunFolder(folder).metrics, watch):
         done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False)
     seconds = time.perf_counter() - started
-    if done.returncode or not (folder / "summary.json").is_file():
+    found = RunFolder(folder)
+    if done.returncode or not found.summary.is_file():
         end = "\n".join(log.read_text().splitlines()[-LOG_LINES:])
         raise RuntimeError(f"{shown(command)} ended with {done.returncode}:\n{end}")
-    summary = json.loads((folder / "summary.json").read_text())
-    settings = RunFolder(folder).settings()
-    return FinishedRun(agent, seed, shown(command), settings, summary, read_metrics(folder / "metrics.jsonl"), seconds)
+    return read_run(agent, seed, shown(command), found, seconds)
+
+
+def read_run(agent: str, seed: int, command: str, found: RunFolder, seconds: float) -> FinishedRun:
+    """What a finished run left in its folder."""
+    return FinishedRun(
+        agent,
+        seed,
+        command,
+        found.settings(),
+        json.loads(found.summary.read_text()),
+        read_metrics(found.metrics),
+        seconds,
+        json.loads(found.held_out.read_text()),
+    )
+
+
+@contextmanager
+def watched(path: Path, watch: Callable[[Mapping[str, float]], None] | None, every: float = 5.0) -> Iterator[None]:
+    """Tell the newest whole line of a file of metrics, as long as the block runs."""
+    over = threading.Event()
+
+    def follow() -> None:
+        while watch is not None and not over.wait(every):
+            lines = path.read_text().split("\n")[:-1] if path.is_file() else []
+            if lines:
+                watch(json.loads(lines[-1]))
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def shown(command: Sequence[str]) -> str:
     """A command as one would type it."""
     return " ".join(["python", *(os.path.relpath(x) if os.path.isabs(x) else x for x in command[1:])])
+
+
+def digest(*parts: Any) -> str:
+    """A short name for settings."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]

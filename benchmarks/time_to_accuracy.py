@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
 import json
 import shlex
 import sys
@@ -34,9 +33,11 @@ import numpy as np
 from agents.checkpoint import write_atomically
 from agents.report import draw_curves
 from benchmarks.comparison import HERE, Say, about, origin, run_worker, script, write
-from benchmarks.finished_run import run_training
+from benchmarks.finished_run import digest, run_training
 from benchmarks.peer_run import compose_run, peer_settings, read_points, told
 from benchmarks.peers.environments import Absent, Worker
+from benchmarks.reaching import Reach
+from benchmarks.reaching import reach as first_reach
 
 OURS, TRL = "ours", "trl_grpo"
 NAMES = {OURS: "textenv GRPO", TRL: "TRL 1.16 GRPOTrainer"}
@@ -67,25 +68,9 @@ class Curve:
     """Date, machine and commit."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reach:
-    """What it took to reach the target; `censored`: at least that much, since the run ended before."""
-
-    seconds: float
-    tokens: float
-    censored: bool
-
-    def shown(self, name: str, digits: int = 0) -> str:
-        """As in the table."""
-        return f"{'more than ' if self.censored else ''}{getattr(self, name):,.{digits}f}"
-
-
 def reach(curve: Curve, target: float) -> Reach:
     """The first examination at or above the target."""
-    for point in curve.points:
-        if point["eval/accuracy"] >= target:
-            return Reach(point["time/train_seconds"], point["num_tokens"], censored=False)
-    return Reach(curve.seconds, curve.tokens, censored=True)
+    return first_reach(curve.points, target, seconds=curve.seconds, tokens=curve.tokens)
 
 
 def compare(curves: Sequence[Curve], target: float, name: str = "seconds") -> tuple[float | None, bool]:
@@ -120,11 +105,6 @@ def at_equal_tokens(curves: Sequence[Curve]) -> tuple[float, float] | None:
             if 0 < p["num_tokens"] <= tokens[-1]
         ]
     return (sum(o for o, _ in pairs) / len(pairs), sum(t for _, t in pairs) / len(pairs)) if pairs else None
-
-
-def digest(*parts: Any) -> str:
-    """A short name for settings."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def run_ours(seed: int, options: argparse.Namespace, settings: str, measured: dict[str, Any]) -> Curve:

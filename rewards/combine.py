@@ -145,3 +145,17 @@ def combined(parts: Mapping[str, Part], scores: Mapping[str, Score]) -> tuple[fl
             if score.spans:
                 spans.extend((start, end, part.weight * reward) for start, end, reward in score.spans)
     return float(gate * total), tuple((start, end, gate * reward) for start, end, reward in spans) if spans else ()
+
+
+def contributions(parts: Mapping[str, Part], scores: Mapping[str, Score]) -> dict[str, float]:
+    """What each part that is no gate brings into one sample's total, before its weight: value and spans, times the
+    gates' values. A part without a score brings 0, a gate without one lets pass.
+
+    >>> parts = {"right": Part(len, weight=2.0), "format": Part(len, gate=True)}
+    >>> contributions(parts, {"right": Score(0.5), "format": Score(1.0)})
+    {'right': 0.5}
+    """
+    gate = math.prod(scores[name].value for name, part in parts.items() if part.gate and name in scores)
+    return {
+        name: gate * float(scores[name]) if name in scores else 0.0 for name, part in parts.items() if not part.gate
+    }

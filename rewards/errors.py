@@ -24,10 +24,13 @@ class Failure:
     trace: str = ""
     """At most the last five lines of the traceback."""
     timed_out: bool = False
+    out_of_memory: bool = False
+    """It asked for more than its own process may have; not: somebody killed that process."""
 
 
 def failure_of(error: BaseException) -> Failure:
     """The failure that an exception of a reward amounts to."""
     lines = "".join(traceback.format_exception(error)).rstrip().splitlines()
     reason = f"{type(error).__name__}: {error}".rstrip(": ")
-    return Failure(reason[:500], "\n".join(line[:200] for line in lines[-TRACE_LINES:]))
+    trace = "\n".join(line[:200] for line in lines[-TRACE_LINES:])
+    return Failure(reason[:500], trace, out_of_memory=isinstance(error, MemoryError))

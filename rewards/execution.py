@@ -14,7 +14,7 @@ from rewards.combine import Part
 from rewards.errors import Failure, failure_of
 from rewards.inline import refuse_cancelled, run_inline
 from rewards.timing import Ledger
-from rewards.types import Sample, Score
+from rewards.types import Sample, Score, timed_out
 from rewards.workers import Pool, sendable
 
 Outcome = Score | Failure
@@ -39,7 +39,7 @@ class Executor:
         self._timeout_seconds = timeout_seconds
         self._functions = {name: _function(part) for name, part in parts.items()}
         self._wanted = {name: _wanted(name, part) for name, part in parts.items()}
-        self._in_process = {name for name, part in parts.items() if _execution(part) == "process"}
+        self._in_process = {name for name, part in parts.items() if execution_of(part) == "process"}
         for name in self._in_process:
             sendable(name, self._functions[name])
         self._new_pool = functools.partial(
@@ -172,7 +172,8 @@ def _wanted(name: str, part: Part) -> Wanted | None:
         raise ValueError(f"reward.{name}: {error}") from error
 
 
-def _execution(part: Part) -> str:
+def execution_of(part: Part) -> str:
+    """Where a part runs: `inline` or `process`."""
     if part.execution != "auto":
         return part.execution
     bounded = getattr(part.fn, "execution", None) == "inline"
@@ -187,7 +188,10 @@ def _arguments_or_failure(names: Wanted, sample: Sample) -> dict[str, Any] | Fai
 
 
 def _own_timeout(part: Part, answer: Any) -> Any:
-    """A rule whose cost only the completion decides says so: then its overrun is the policy's doing, a plain 0."""
-    if isinstance(answer, Failure) and answer.timed_out and getattr(part.fn, "timeout_is_zero", False):
-        return Score(0.0, info={"reason": "timed out"})
-    return answer
+    """A rule whose cost only the completion decides says so: then its overrun, of its time or of its process's memory,
+    is the policy's doing, a plain 0."""
+    if not isinstance(answer, Failure) or not getattr(part.fn, "timeout_is_zero", False):
+        return answer
+    if answer.timed_out:
+        return Score(0.0, info={"reason": "timed out", **timed_out()})
+    return Score(0.0, info={"reason": "out of memory"}) if answer.out_of_memory else answer

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rewards.bounded import bounded
 from rewards.errors import Failure
-from rewards.types import Score
+from rewards.types import Score, timed_out
 
 if TYPE_CHECKING:
     import regex
@@ -129,7 +129,7 @@ class RegexReward:
             return Score(0.0, info={"reason": f"longer than {self.max_chars} characters"})
         answer = bounded(_matches, [(self, completion)], timeout_seconds=self.timeout_seconds + KILL_SECONDS)[0]
         if answer is None or (isinstance(answer, Failure) and answer.timed_out):
-            return Score(0.0, info={"reason": "timed out"})
+            return Score(0.0, info={"reason": "timed out", **timed_out()})
         if isinstance(answer, Failure):
             raise RuntimeError(answer.reason)
         return Score(answer) if answer else Score(0.0, info={"reason": "no match"})

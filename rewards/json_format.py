@@ -12,9 +12,10 @@ from typing import Any
 from rewards.bounded import bounded
 from rewards.errors import Failure
 from rewards.json_text import find_json, read_json
-from rewards.types import Score
+from rewards.types import Score, timed_out
 
 PLACES = ("any", "whole", "fence", "tag")
+TIMED_OUT = "timed out"
 DEEPEST = 500
 """What `max_depth` may ask for; Python's own reader gives up soon after."""
 
@@ -79,14 +80,16 @@ class JsonFormat:
         except ValueError as error:
             return Score(0.0, info={"reason": f"not JSON: {error}"})
         fault = self._fault(document) if self._schema_text else ""
-        return Score(self.syntax_credit, info={"reason": fault}) if fault else Score(1.0)
+        if not fault:
+            return Score(1.0)
+        return Score(self.syntax_credit, info={"reason": fault, **timed_out(fault == TIMED_OUT)})
 
     def _fault(self, document: Any) -> str:
         calls = [(self._schema_text, document)]
         answer = bounded(_schema_fault, calls, timeout_seconds=self.timeout_seconds)[0]
         if isinstance(answer, Failure) and not answer.timed_out:
             raise RuntimeError(answer.reason)
-        return "timed out" if isinstance(answer, Failure) else answer
+        return TIMED_OUT if isinstance(answer, Failure) else answer
 
 
 def _checked(schema: Any) -> str:

@@ -93,6 +93,7 @@ class Scorer:
         )
         self._recent: deque[bool] = deque(maxlen=WINDOW_SAMPLES)
         self._counters = {"samples": 0.0, "errors": 0.0, "timeouts": 0.0, "invalid": 0.0, "seconds": 0.0}
+        self._told_seconds = 0.0
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -106,7 +107,7 @@ class Scorer:
     def take_metrics(self) -> dict[str, float]:
         """Since the last time this was asked: `<part>/calls`, `errors`, `timeouts`, `cached`, `seconds_p50`, `_p95`,
         `_p100` of a call, `queue_seconds_p95` until its turn; a batched part's call is a batch. Parts not called say
-        nothing."""
+        nothing. And `seconds`: what scoring took by the clock, all parts together."""
         ledgers = self._executor.ledgers
         told = {
             f"{name}/{metric}": number
@@ -115,7 +116,8 @@ class Scorer:
             for metric, number in ledger.metrics().items()
         }
         ledgers.update({name: Ledger() for name in ledgers})
-        return told
+        seconds, self._told_seconds = self._counters["seconds"] - self._told_seconds, self._counters["seconds"]
+        return told | {"seconds": seconds} if told else told
 
     def require(self, columns: Iterable[str]) -> None:
         """Raise `ValueError` where a part asks by name for what neither a sample nor these columns provide."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from rewards.errors import Failure
 from rewards.inline import Answered
+from rewards.types import Score
 
 MAX_KEPT = 100_000
 """Calls of a part that percentiles are taken of; a report that nobody asks for must not grow without end."""
@@ -20,7 +22,8 @@ class Ledger:
     errors: int = 0
     """Samples that the part said nothing of."""
     timeouts: int = 0
-    """Calls that were given up, those included whose overrun is the policy's doing and a plain 0."""
+    """What was given up for its time, those included whose overrun is the policy's doing and a plain 0: calls, and of
+    a batched part's call that came back the samples whose scores say so."""
     cached: int = 0
     """Scores that were known from before, so that no call was made."""
     seconds: list[float] = field(default_factory=list)
@@ -30,7 +33,7 @@ class Ledger:
         """Count these calls."""
         for answer, seconds, queued_seconds in answered:
             self.calls += 1
-            self.timeouts += isinstance(answer, Failure) and answer.timed_out
+            self.timeouts += num_timeouts(answer)
             if len(self.seconds) < MAX_KEPT:
                 self.seconds.append(seconds)
                 self.queued_seconds.append(queued_seconds)
@@ -43,6 +46,19 @@ class Ledger:
             numbers |= {f"seconds_p{share}": percentile(self.seconds, share) for share in (50, 95, 100)}
             numbers["queue_seconds_p95"] = percentile(self.queued_seconds, 95)
         return numbers
+
+
+def num_timeouts(answer: Any) -> int:
+    """How often a call's answer tells of an overrun: a failure for it, or scores that say so.
+
+    >>> num_timeouts([Score(0.0, info={"timed_out": True}), Score(1.0)]), num_timeouts(Failure("slow", timed_out=True))
+    (1, 1)
+    """
+    if isinstance(answer, list):
+        return sum(map(num_timeouts, answer))
+    if isinstance(answer, Score):
+        return int(bool(answer.info) and bool(answer.info.get("timed_out")))
+    return int(isinstance(answer, Failure) and answer.timed_out)
 
 
 def percentile(values: Iterable[float], share: int) -> float:

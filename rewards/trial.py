@@ -17,7 +17,7 @@ from rewards.calling import is_batched
 from rewards.combine import Part
 from rewards.errors import Failure, failure_of
 from rewards.scoring import Scorer, Verdict
-from rewards.types import Sample, Score
+from rewards.types import Sample, Score, timed_out
 from rewards.workers import Pool, sendable
 
 START_SECONDS = 120.0
@@ -70,7 +70,7 @@ class Trial:
         if not isinstance(answer, Failure):
             return Tried(*answer)
         if answer.timed_out and self._zero_for_time:  # as a `Scorer` has it
-            zero = Score(0.0, info={"reason": "timed out"})
+            zero = Score(0.0, info={"reason": "timed out", **timed_out()})
             return Tried([Verdict(0.0, {self.name: zero}, reason="timed out")] * len(samples), self.timeout_seconds)
         return Tried([], self.timeout_seconds if answer.timed_out else 0.0, answer)
 

@@ -39,7 +39,7 @@ class Score:
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Numbers worth a curve, logged under the reward's name."""
     info: Mapping[str, Any] = field(default_factory=dict)
-    """Why: `reason`, and whatever helps a person to understand the value."""
+    """Why: `reason`, and whatever helps a person to understand the value; `timed_out`, where a limit decided it."""
     spans: tuple[tuple[int, int, float], ...] = ()
     """`(start, end, reward)` over characters of the completion, paid in addition to `value`."""
 
@@ -52,6 +52,11 @@ class Score:
 
     def __float__(self) -> float:
         return float(self.value) + (sum(reward for _, _, reward in self.spans) if self.spans else 0.0)
+
+
+def timed_out(overran: bool = True) -> dict[str, bool]:
+    """What to put in a score's `info` where the completion overran a limit of time, so that it is counted."""
+    return {"timed_out": True} if overran else {}
 
 
 @runtime_checkable

@@ -15,7 +15,7 @@ from typing import Any
 from rewards.errors import Failure, RewardError
 from rewards.fork_server import STARTUP_SECONDS, Forked, ForkServer
 from rewards.inline import LOOK_SECONDS, Answered, refuse_cancelled
-from rewards.worker_process import HEADER, framed
+from rewards.worker_process import HEADER, OUT_OF_MEMORY, framed
 
 GRACE_SECONDS = 0.5
 """What an async call gets beyond its own cancellation before its process is killed."""
@@ -83,7 +83,10 @@ class Worker:
             self.stop()
             return Failure(f"no answer within {timeout_seconds:g} s", timed_out=True)
         except OSError:
-            return Failure(f"its worker process died ({self._exit_status()})")
+            status = self._exit_status()
+            out_of_memory = status == f"exit status {OUT_OF_MEMORY}"
+            told = "out of memory" if out_of_memory else status
+            return Failure(f"its worker process died ({told})", out_of_memory=out_of_memory)
         except BaseException:
             self.stop()  # answers that nobody read would be taken for those of the next call
             raise

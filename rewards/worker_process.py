@@ -33,6 +33,8 @@ REPLY = struct.Struct("<q")
 """A process id, or a wait status; `RUNNING` where it has none yet."""
 FORK, STATUS, RUNNING = b"F", b"S", -1
 READY, HAS_THREADS = "ready", "has threads"
+OUT_OF_MEMORY = 77
+"""The exit status of a worker that had not even the memory to say so."""
 LOOK_SECONDS = 1.0
 _PR_SET_PDEATHSIG = 1
 inside_worker = False
@@ -130,6 +132,8 @@ def _become_worker(calls: int, answers: int, functions: Mapping[str, Any], serve
             numpy.random.seed()  # Python's own generator is seeded anew by itself, this one is not
         with os.fdopen(calls, "rb") as requests, os.fdopen(answers, "wb") as replies:
             _serve(requests, replies, functions)
+    except MemoryError:
+        os._exit(OUT_OF_MEMORY)
     finally:
         os._exit(1)
 

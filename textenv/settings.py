@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, Space
 
+from rewards.combine import as_parts
 from rewards.scoring import Scorer
 from textenv.conversation import conversation_of
 from textenv.episodes import EpisodeSource
@@ -19,6 +20,8 @@ from textenv.tasks import load_task, problems_of
 from textenv.tokenizer import Tokenizer, load_tokenizer
 from textenv.types import Task
 
+OWN = "own"
+"""The entry `own: own` of a reward stands for the task's own parts."""
 LOOK_AT = 64
 """Computed problems whose length is measured beforehand; some generators take a second for each."""
 
@@ -30,7 +33,7 @@ class EnvSettings:
     task: Any = "arithmetic"
     """A name, an import path, `{"_target_": path, ...}` or a `Task`."""
     reward: Any = None
-    """What `rewards.combine.as_parts` takes; None: the task's own."""
+    """What `rewards.combine.as_parts` takes; None: the task's own, which an entry `own: own` joins with others."""
     tokenizer: Any = None
     """What `load_tokenizer` takes; None: the task's own tiny one, else bytes."""
     split: str = "train"
@@ -195,12 +198,26 @@ def _tokenizer(spec: Any, task: Task) -> Tokenizer:
     return load_tokenizer("byte" if own is None else own())
 
 
-def _scorer(settings: EnvSettings, task: Task) -> Scorer:
-    reward = task.reward() if settings.reward is None else settings.reward
-    if reward is None:
+def _reward(reward: Any, task: Task) -> Any:
+    """The reward's parts, with those of the task where it asks for them."""
+    joins = isinstance(reward, Mapping) and reward.get(OWN) == OWN
+    if reward is not None and not joins:
+        return reward
+    own = task.reward()
+    if own is None:
         raise ValueError(f"reward must be given: task {task.name!r} has none of its own")
+    if not joins:
+        return own
+    others = {name: part for name, part in reward.items() if name != OWN}
+    own = as_parts(own)
+    if both := sorted(own.keys() & others.keys()):
+        raise ValueError(f"reward.{both[0]} is a part of the own reward of task {task.name!r} already: leave out one")
+    return {**own, **others}
+
+
+def _scorer(settings: EnvSettings, task: Task) -> Scorer:
     scorer = Scorer(
-        reward,
+        _reward(settings.reward, task),
         on_error=settings.on_error,
         timeout_seconds=settings.timeout_seconds,
         max_invalid_share=settings.max_invalid_share,

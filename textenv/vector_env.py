@@ -11,6 +11,7 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from rewards.combine import Part
 from textenv.ended import Ended, Scored
 from textenv.episodes import VECTOR_OPTIONS, checked_options
 from textenv.kernel import between
@@ -86,6 +87,11 @@ class TextVectorEnv(VectorEnv):
     def num_problems(self) -> int:
         """Problems in the split that is drawn from."""
         return len(self._episodes.problems(self.settings.split))
+
+    @property
+    def reward_parts(self) -> Mapping[str, Part]:
+        """The parts of the reward, by name; each knows its weight and whether it is a gate."""
+        return self._kernel.scorer.parts
 
     @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]

@@ -1,8 +1,9 @@
-"""GRPO (arXiv 2402.03300, section 4.1), one page.
+"""GRPO (arXiv 2402.03300, section 4.1), one page, and the family that grew from it.
 
 What differs from the paper: the std is the population's without an epsilon, the loss is a mean over tokens by default
 (arXiv 2503.14476 argues why; `optim.aggregation=sequence_mean` is the paper's), and the KL estimator's gradient is the
-reverse KL's.
+reverse KL's. Which advantages there are says `credit`, which objectives `objective`, which combinations of them make
+sense `config`; `conf/experiment` has those that have names.
 """
 
 from __future__ import annotations
@@ -13,15 +14,18 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from agents.advantages import group_advantages, zero_variance_share
+from agents.advantages import zero_variance_share
 from agents.annotate import annotate, kl_metrics, pay_kl
+from agents.credit import counted
 from agents.grpo.config import GRPOConfig
+from agents.grpo.credit import credit, teaches_nothing
+from agents.grpo.objective import objective
 from agents.kl import kl_penalty
-from agents.losses import clipped_surrogate, entropy_bonus, sampler_correction, surrogate_report
+from agents.losses import entropy_bonus, sampler_correction
 from agents.optim import Optimizer, TokenLoss
 from agents.policy import Policy
 from agents.reference import load_reference, reference_state, renew
-from agents.rollout import Rollout
+from agents.rollout import Lesson, Rollout
 
 
 class GRPO:
@@ -31,38 +35,38 @@ class GRPO:
         self, config: GRPOConfig, policy: Policy, optimizer: Optimizer, reference: Policy | None = None
     ) -> None:
         self.config, self.policy, self.optimizer, self.reference = config, policy, optimizer, reference
+        self.lesson: Lesson | None = None
 
     def update(self, rollout: Rollout) -> dict[str, float]:
         """Learn from one rollout; returns metrics."""
         c = self.config
         rollout = annotate(rollout, self.policy, self.reference, c.optim, exact_kl=c.kl_coef > 0 and c.kl_in == "both")
         advantage = self.advantages(rollout)
+        self.lesson = Lesson(rollout, advantage)
         learned = self.optimizer.descend(
             lambda rows: self.loss(rollout[rows], advantage[rows]),
-            rollout,
-            skip=None if self._penalizes or c.entropy_coef else advantage == 0,
+            counted(rollout, c.truncation),
+            skip=None if self._penalizes or c.entropy_coef else teaches_nothing(advantage),
             max_tokens=rollout.mask.shape[1],
         )
         if self.reference is not None and c.reference_every and self.optimizer.num_updates % c.reference_every == 0:
             renew(self.reference, self.policy)
-        flat = float(zero_variance_share(self._shaped(rollout).returns, rollout.problem, rollout.valid))
+        flat = float(zero_variance_share(rollout.returns, rollout.problem, rollout.valid))
         return {**learned, **kl_metrics(rollout), "groups/zero_variance_share": flat}
 
-    def advantages(self, rollout: Rollout) -> Float[Tensor, "N"]:
-        """How much better each completion is than the others of its prompt, from the shaped rewards."""
-        returns = self._shaped(rollout).returns
-        return group_advantages(returns, rollout.problem, scale=self.config.scale_advantages, valid=rollout.valid)
+    def advantages(self, rollout: Rollout) -> Float[Tensor, "N"] | Float[Tensor, "N A"]:
+        """How much better each completion, or token, is than what it is compared with, from the shaped rewards."""
+        return credit(self.config, self._shaped(rollout))
 
-    def loss(self, rollout: Rollout, advantage: Float[Tensor, "N"]) -> TokenLoss:
-        """The negated clipped objective and, with `kl_in=loss`, the KL to the reference, per token."""
+    def loss(self, rollout: Rollout, advantage: Float[Tensor, "N"] | Float[Tensor, "N A"]) -> TokenLoss:
+        """The negated objective and, with `kl_in=loss`, the KL to the reference, per token."""
         c = self.config
         rollout, advantage = rollout.to(self.policy.device), advantage.to(self.policy.device)
         scores = self.policy.evaluate(rollout, with_entropy=c.entropy_coef > 0, kl_to=self._exact_to)
         logprob = scores.logprob
         old = logprob.detach() if rollout.old_logprob is None else rollout.old_logprob
-        mask, low, high = rollout.mask, c.clip_low, c.clip_high
-        loss = clipped_surrogate(logprob, old, advantage, clip_low=low, clip_high=high, mask=mask)
-        report = surrogate_report(logprob, old, advantage, mask, clip_low=low, clip_high=high)
+        mask = rollout.mask
+        loss, report = objective(c, logprob, old, advantage, mask)
         if c.sampler_correction is not None:
             loss = loss * sampler_correction(old, rollout.sampled_logprob, cap=c.sampler_correction, mask=mask)
         report["policy_loss"] = loss.detach()

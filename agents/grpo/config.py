@@ -1,12 +1,22 @@
-"""GRPO's settings."""
+"""GRPO's settings, and which of them go together."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from agents.advantages import SCALES
+from agents.advantages import BASELINES, SCALES
 from agents.kl import placed_estimator
+from agents.losses import OBJECTIVES, RATIOS
 from agents.optim import OptimConfig, require
+
+CHOICES = {
+    "baseline": BASELINES,
+    "scale_advantages": SCALES,
+    "returns": ("episode", "to_go"),
+    "objective": OBJECTIVES,
+    "ratio": RATIOS,
+    "truncation": ("keep", "mask"),
+}
 
 
 @dataclass
@@ -18,12 +28,37 @@ class GRPOConfig:
     """Problems per iteration: many small groups learn faster here than few large ones."""
     group_size: int = 6
     """Completions per problem."""
+    resample_rounds: int = 0
+    """Dynamic sampling (DAPO): replace groups without variance by those of further problems, in at most this many
+    further rounds of generation; 0: learn from what the first one gave."""
+    resample_ignores: list[str] = field(default_factory=list)
+    """Parts of the reward in which a group need not differ to be kept, such as `[soft_overlong]`."""
+    baseline: str = "group"
+    """What a return is compared with: the mean of its `group`, of the others in it (`leave_one_out`, RLOO), of the
+    `batch`, or `none`."""
     scale_advantages: str = "group"
     """Divide by the std of the `group`, of the `batch`, or not at all (`none`, as Dr. GRPO)."""
+    whiten_advantages: bool = False
+    """Then zero mean and unit variance over the rollout's policy tokens (REINFORCE++)."""
+    normalize_each_reward: bool = False
+    """Standardize each part of the reward in its group before they are summed by weight (GDPO)."""
+    returns: str = "episode"
+    """What a token is credited with: everything that the `episode` was paid, or what was paid from it on (`to_go`)."""
+    objective: str = "clip"
+    """`clip` (PPO's), `cispo` (the clipped ratio is a weight without gradient), or `plain` (ratio times advantage)."""
+    ratio: str = "token"
+    """Whose probability is compared with the old policy's: a `token`'s, the geometric mean over the row's tokens
+    (`sequence`, GSPO), or their `product`, the whole answer's."""
     clip_low: float = 0.2
     """The ratio is clipped at 1 - clip_low ..."""
     clip_high: float = 0.2
-    """... and 1 + clip_high."""
+    """... and 1 + clip_high: distances from 1, with every objective. (The weight 5 of CISPO's users is clip_high=4.)"""
+    ratio_cap: float | None = None
+    """With objective=clip: the largest ratio where the advantage is negative, which the clip leaves free (two-sided
+    clip); null: none."""
+    truncation: str = "keep"
+    """Completions that the budget or the context cut off: `keep` them, or `mask` them: they carry no loss, and remain
+    in their groups' statistics."""
     sampler_correction: float | None = None
     """Weigh each token's objective by exp(old - sampled log-probability), at most this: corrects for a sampler that
     computes in other numerics. null: leave it (float32 needs none; the metrics show `sampling/logprob_difference`)."""
@@ -44,27 +79,108 @@ class GRPOConfig:
     )
 
     def __post_init__(self) -> None:
-        require(self.prompts >= 1, f"agent.prompts must be at least 1, got {self.prompts}")
-        require(
-            self.group_size >= 2,
-            f"agent.group_size must be at least 2 (a completion is compared with its group), got {self.group_size}",
-        )
-        require(
-            self.scale_advantages in SCALES,
-            f"agent.scale_advantages must be one of {', '.join(SCALES)}, got {self.scale_advantages!r}",
-        )
-        cap = self.sampler_correction
-        require(cap is None or cap >= 1, f"agent.sampler_correction must be at least 1 or null, got {cap}")
-        require(0 <= self.clip_low <= 1, f"agent.clip_low must be in [0, 1], got {self.clip_low}")
-        require(self.clip_high >= 0, f"agent.clip_high must be at least 0, got {self.clip_high}")
-        for name in ("kl_coef", "entropy_coef"):
-            require(getattr(self, name) >= 0, f"agent.{name} must be at least 0, got {getattr(self, name)}")
+        self._check_numbers()
+        for name, known in CHOICES.items():
+            require(
+                getattr(self, name) in known,
+                f"agent.{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}",
+            )
         placed_estimator(self.kl_in, self.kl_estimator)
         every = self.reference_every
         require(every is None or every >= 1, f"agent.reference_every must be at least 1 or null, got {every}")
         require(
             every is None or self.kl_coef > 0,
             f"agent.reference_every={every} needs a reference policy: set agent.kl_coef above 0",
+        )
+        self._check_advantages()
+        self._check_objective()
+
+    def _check_numbers(self) -> None:
+        for name in ("prompts", "group_size"):
+            require(getattr(self, name) >= 1, f"agent.{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("resample_rounds", "clip_high", "kl_coef", "entropy_coef"):
+            require(getattr(self, name) >= 0, f"agent.{name} must be at least 0, got {getattr(self, name)}")
+        require(0 <= self.clip_low <= 1, f"agent.clip_low must be in [0, 1], got {self.clip_low}")
+        cap = self.sampler_correction
+        require(cap is None or cap >= 1, f"agent.sampler_correction must be at least 1 or null, got {cap}")
+
+    def _check_advantages(self) -> None:
+        """Combinations of what an advantage is made of."""
+        of_group = self.baseline in ("group", "leave_one_out")
+        require(
+            self.group_size >= 2 or not of_group,
+            f"agent.group_size must be at least 2 (a completion is compared with its group), got {self.group_size}",
+        )
+        require(
+            self.group_size >= 2 or not self.resample_rounds,
+            f"agent.group_size must be at least 2 with agent.resample_rounds={self.resample_rounds} (one completion "
+            f"has no variance), got {self.group_size}",
+        )
+        require(
+            bool(self.resample_rounds) or not self.resample_ignores,
+            "agent.resample_rounds must be at least 1 for agent.resample_ignores to matter, got "
+            f"{self.resample_rounds}",
+        )
+        require(
+            of_group or self.scale_advantages != "group",
+            f"agent.scale_advantages must be batch or none with agent.baseline={self.baseline} (a group without "
+            f"variance has no std to divide by), got {self.scale_advantages}",
+        )
+        require(
+            not self.whiten_advantages or self.scale_advantages != "batch",
+            "agent.scale_advantages must be group or none with agent.whiten_advantages=true (whitening divides by the "
+            f"batch's std), got {self.scale_advantages}",
+        )
+        if self.returns == "to_go":
+            require(
+                self.scale_advantages == "none",
+                "agent.scale_advantages must be none with agent.returns=to_go (tokens are scaled by "
+                f"agent.whiten_advantages), got {self.scale_advantages}",
+            )
+            require(
+                self.ratio == "token",
+                "agent.ratio must be token with agent.returns=to_go (a row's ratio needs one advantage a row), "
+                f"got {self.ratio}",
+            )
+        if self.normalize_each_reward:
+            for name, needed in (
+                ("baseline", "group"),
+                ("scale_advantages", "group"),
+                ("returns", "episode"),
+                ("whiten_advantages", False),
+            ):
+                require(
+                    getattr(self, name) == needed,
+                    f"agent.{name} must be {str(needed).lower()} with agent.normalize_each_reward=true (it is the "
+                    f"group's mean and std of each part, and the batch's of their sum), got {getattr(self, name)}",
+                )
+            require(
+                self.kl_coef == 0 or self.kl_in == "loss",
+                "agent.kl_in must be loss with agent.normalize_each_reward=true (the KL is no part of the reward), "
+                f"got {self.kl_in}",
+            )
+
+    def _check_objective(self) -> None:
+        """Combinations of ratio, clip and aggregation."""
+        cap = self.ratio_cap
+        require(
+            cap is None or self.objective == "clip",
+            f"agent.ratio_cap must be null with agent.objective={self.objective} (it belongs to clip), got {cap}",
+        )
+        require(
+            cap is None or cap > 1 + self.clip_high,
+            f"agent.ratio_cap must be above 1 + agent.clip_high = {1 + self.clip_high:g} (it is a ratio) or null, "
+            f"got {cap}",
+        )
+        require(
+            self.ratio == "token" or self.sampler_correction is None,
+            f"agent.sampler_correction must be null with agent.ratio={self.ratio} (it weighs tokens), "
+            f"got {self.sampler_correction}",
+        )
+        require(
+            self.ratio != "product" or self.objective == "cispo" or self.optim.aggregation == "sequence_mean",
+            "agent.optim.aggregation must be sequence_mean with agent.ratio=product (it is one factor a row; any other "
+            f"would count it once a token, long rows twice over), got {self.optim.aggregation}",
         )
 
     @property

@@ -132,9 +132,13 @@ def entropy_of(mass: Float[Tensor, "R V"], logprob: Float[Tensor, "R V"]) -> Flo
 
 
 def uniforms(seed: int | Int[Tensor, ""], episode: Int[Tensor, "R"], position: Int[Tensor, "R"]) -> Float[Tensor, "R"]:
-    """One float64 in [0, 1) for each (seed, episode, position), equal on every device."""
-    state = torch.full_like(episode, signed(seed)) if isinstance(seed, int) else seed.expand_as(episode)
-    for key in (episode, position):
+    """One float64 in [0, 1) for each (seed, episode, position), equal on every device.
+
+    Every key is scrambled before the next one is added: were the seed not, seed 1 would draw for episode k what seed 0
+    draws for episode k + 1, and no two runs would be independent.
+    """
+    state = torch.zeros_like(episode)
+    for key in (signed(seed) if isinstance(seed, int) else seed, episode, position):
         state = scramble(state + signed(0x9E3779B97F4A7C15) + key)
     return shift_right(state, 11).double() * 2.0**-53
 

@@ -32,7 +32,7 @@ from agents.ppo.config import PPOConfig
 from agents.ppo.objective import objective
 from agents.ppo.values import ValueScale
 from agents.reference import load_reference, reference_state, renew
-from agents.rollout import Rollout
+from agents.rollout import Lesson, Rollout
 
 
 class PPO:
@@ -42,6 +42,7 @@ class PPO:
         self, config: PPOConfig, policy: Policy, optimizer: Optimizer, reference: Policy | None = None
     ) -> None:
         self.config, self.policy, self.optimizer, self.reference = config, policy, optimizer, reference
+        self.lesson: Lesson | None = None
         self.kl: Controller = config.controller()
         self.penalty: Controller | None = config.penalty()
         self.entropy: EntropyControl = config.entropy()
@@ -55,6 +56,7 @@ class PPO:
         advantage, target = self.advantages(rollout)
         self._rescale(target, rollout)
         warming_up = self.optimizer.num_updates < c.critic_warmup
+        self.lesson = Lesson(rollout, advantage)
         learned = self.optimizer.descend(
             lambda rows: self.loss(rollout[rows], advantage[rows], target[rows]),
             rollout,

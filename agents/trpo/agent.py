@@ -23,7 +23,7 @@ from agents.kl import k3
 from agents.losses import penalty_surrogate, value_loss
 from agents.optim import Optimizer, TokenLoss
 from agents.policy import Policy
-from agents.rollout import Rollout
+from agents.rollout import Lesson, Rollout
 from agents.trpo.config import TRPOConfig
 from agents.trpo.surface import Surface
 from agents.trpo.trust_region import Search, line_search, natural_step
@@ -35,18 +35,20 @@ class TRPO:
     def __init__(
         self, config: TRPOConfig, policy: Policy, optimizer: Optimizer, reference: Policy | None = None
     ) -> None:
-        if policy.model.weight.dtype != torch.float32:
+        if torch.finfo(policy.model.weight.dtype).bits < 32:
             raise ValueError(
                 "agent=trpo needs policy.precision=float32 (the curvature is a difference of gradients that lie close "
                 f"together), got {str(policy.model.weight.dtype).removeprefix('torch.')}"
             )
         self.config, self.policy, self.optimizer, self.reference = config, policy, optimizer, reference
+        self.lesson: Lesson | None = None
 
     def update(self, rollout: Rollout) -> dict[str, float]:
         """Learn from one rollout; returns metrics."""
         c = self.config
         rollout = counted(annotate(rollout, self.policy, self.reference, c.optim), c.truncation)
         advantage, target = self.advantages(rollout)
+        self.lesson = Lesson(rollout, advantage)
         moved = self._move(self.surface(rollout, advantage))
         learned = self.optimizer.descend(
             lambda rows: self.critic_loss(rollout[rows], target[rows]),

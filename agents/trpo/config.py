@@ -79,6 +79,11 @@ class TRPOConfig:
         return None
 
     @property
+    def kl_in(self) -> str:
+        """The step has a KL of its own, to the old policy; that to the reference is paid."""
+        return "reward"
+
+    @property
     def kl_kind(self) -> str:
         """What is paid in the reward."""
         return "k1"

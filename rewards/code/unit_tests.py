@@ -14,9 +14,10 @@ from rewards.code import bubblewrap, sandbox
 from rewards.code.layers import Layer, check_names
 from rewards.code.program import Case, Plan, plan_of, program_of, same_output
 from rewards.errors import Failure, failure_of
-from rewards.types import Sample, Score
+from rewards.types import Sample, Score, timed_out
 
 MAX_PROGRAM_CHARS = 100_000
+TIMED_OUT = "timed out"
 MIN_SECONDS = 0.05
 """What a case of a script must have left to be begun at all."""
 
@@ -92,7 +93,7 @@ class UnitTests:
             return self._score([], plan.total, f"a program must have from 1 to {MAX_PROGRAM_CHARS} characters")
         self._refuse_without_layers()
         if plan.cases:
-            return self._score(self._run_cases(program, plan.cases), plan.total, "timed out")
+            return self._of_cases(self._run_cases(program, plan.cases), plan.total)
         return self._run_tests(program, plan, setup)
 
     def score_batch(self, samples: Sequence[Sample]) -> list[Score | Failure]:
@@ -141,9 +142,13 @@ class UnitTests:
         said = {name: text for line in report.lines for name, text in line.items()}
         if "setup" in said:
             raise ValueError(f"setup must run before the tests, got {said['setup']}")
-        ended = "timed out" if report.timed_out else "the tests ended early"
+        ended = TIMED_OUT if report.timed_out else "the tests ended early"
         outcomes = [str(line["outcome"]) for line in report.lines if "outcome" in line]
-        return self._score(outcomes, plan.total, f"program: {said['program']}" if "program" in said else ended)
+        otherwise = f"program: {said['program']}" if "program" in said else ended
+        return self._score(outcomes, plan.total, otherwise, overran=report.timed_out)
+
+    def _of_cases(self, outcomes: Sequence[str], total: int) -> Score:
+        return self._score(outcomes, total, TIMED_OUT, overran=TIMED_OUT in outcomes or len(outcomes) < total)
 
     def _run_cases(self, program: str, cases: Sequence[Case]) -> list[str]:
         """The outcome of each case that there was time for."""
@@ -157,20 +162,20 @@ class UnitTests:
             outcomes.append(_outcome(report, case.stdout))
         return outcomes
 
-    def _score(self, outcomes: Sequence[str], total: int, otherwise: str) -> Score:
+    def _score(self, outcomes: Sequence[str], total: int, otherwise: str, *, overran: bool = False) -> Score:
         """`otherwise` is why outcomes are missing, if they are."""
         passed = sum(outcome == "" for outcome in outcomes)
         wrong = next((f"test {n + 1} of {total}: {what}" for n, what in enumerate(outcomes) if what), "")
         reason = wrong or ("passed" if passed == total else otherwise)
         value = passed / total if self.partial else float(passed == total)
-        info = {"reason": reason, "passed": passed, "total": total}
+        info = {"reason": reason, "passed": passed, "total": total, **timed_out(overran)}
         return Score(value, metrics={"passed_share": passed / total}, info=info)
 
 
 def _outcome(report: sandbox.Report, expected: str) -> str:
     """Empty where a script printed what it should and ended well, else what was wrong."""
     if report.timed_out:
-        return "timed out"
+        return TIMED_OUT
     if not report.lines:
         raise sandbox.SandboxError("nobody kept what the script printed")
     (printed,) = report.lines

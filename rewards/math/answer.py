@@ -14,13 +14,14 @@ from rewards.math.cleaning import clean
 from rewards.math.extraction import ANYWHERE, SEVERAL, SeveralAnswersError, extract
 from rewards.math.pair import Pair, Verdict
 from rewards.math.quick import quick_verdict
-from rewards.types import Sample, Score
+from rewards.types import Sample, Score, timed_out
 from rewards.workers import Pool, default_workers
 
 MAX_ANSWER_CHARS = 1000
 MIN_COPIED_CHARS = 3
 MEMORY_MB = 2048
 """Of a comparison's process: what outgrows it fails alone."""
+TIMED_OUT = "timed out"
 BACKENDS = ("own", "math-verify")
 
 
@@ -29,8 +30,9 @@ class MathAnswer:
     r"""1.0 when the completion's answer equals the key, else 0.0 with a reason; never evaluates text as Python.
 
     The answer is what stands inside the last `<tag>`, else the last `\boxed{}`, else what follows the last marker.
-    A key may be an integer, a float or LaTeX, boxed or not. A comparison that overruns its time scores 0: the
-    completion chose it. A key that is no mathematics to us, and is not repeated word by word, is the data's failure.
+    A key may be an integer, a float or LaTeX, boxed or not. A comparison that overruns its time or its memory scores
+    0: the completion chose it. A key that is no mathematics to us, and is not repeated word by word, is the data's
+    failure, and a process that dies of anything else the machine's.
 
     >>> MathAnswer()(completion=r"so we get \boxed{\frac{3}{4}}", answer="0.75").value
     1.0
@@ -79,7 +81,8 @@ class MathAnswer:
             raise ValueError(f"choices must be letters, got {self.choices!r}")
 
     def __call__(self, completion: str, answer: int | float | str, prompt: str = "") -> Score:
-        """Raises `ValueError` where the key cannot be judged by. `prompt`: a formula of it is no answer to it."""
+        """Raises `ValueError` where the key cannot be judged by, or the comparison's process died of no limit of its
+        own. `prompt`: a formula of it is no answer to it."""
         (score,) = self._scores([(completion, answer, prompt)])
         if isinstance(score, Failure):
             raise ValueError(score.reason)
@@ -153,7 +156,7 @@ def _score(verdict: Verdict | None, text: str) -> Score | Failure:
     right, reason = verdict
     if right is None:
         return Failure(reason)
-    return Score(float(right), info={"reason": reason, "extracted": text[:200]})
+    return Score(float(right), info={"reason": reason, "extracted": text[:200], **timed_out(reason == TIMED_OUT)})
 
 
 def _judge(backend: str) -> Callable[[Pair], Verdict]:
@@ -182,6 +185,9 @@ def _judged(pairs: Sequence[Pair], timeout_seconds: float, backend: str) -> list
 
 
 def _verdict_of(answer: Any) -> Verdict:
-    if isinstance(answer, Failure):
-        return False, "timed out" if answer.timed_out else f"not understood: {answer.reason}"
-    return answer
+    """What overruns its own limits does so by the answer's text; how else a comparison fails is not known."""
+    if not isinstance(answer, Failure):
+        return answer
+    if answer.timed_out or answer.out_of_memory:
+        return False, TIMED_OUT if answer.timed_out else "out of memory"
+    return None, f"the comparison failed: {answer.reason}"

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
 from rewards.math.budgets import MAX_TOKENS
 from rewards.math.cleaning import MAX_CHARS, clean
-from rewards.math.relations import RELATIONS, interval, relation
+from rewards.math.finished import is_written_out
+from rewards.math.relations import RELATIONS, reals, relation, without_points
 from rewards.math.tokens import ParseError, Token, UnfinishedError, tokenize
 from rewards.math.tree import OPEN, Answer, closes_at_end, command, signs, split
-from rewards.math.units import split_unit
-from rewards.math.values import infinity, is_name, name_of, value
+from rewards.math.units import split_bare_unit, split_unit
+from rewards.math.values import is_name, name_of, value
 
 MAX_ITEMS = 64
+_VECTOR = r"\\(?:vec|overrightarrow|mathbf|boldsymbol|hat)\s*\{?\s*[a-zA-Z]+\s*\}?"
+_CROSS_PRODUCT = re.compile(rf"{_VECTOR}\s*\\times\s*{_VECTOR}")
+"""Its order counts, unlike that of other products."""
 _MATRICES = ("matrix", "pmatrix", "bmatrix", "array", "Bmatrix", "smallmatrix")
 _OPERATIONS = (
     (command("setminus"), "difference"), (command("cup"), "union"), (command("cap"), "intersection"),
@@ -29,6 +34,8 @@ def parse_answer(text: str, *, thousands: bool = True) -> Answer:
     """
     if len(text) > MAX_CHARS:
         raise ParseError(f"an answer may have {MAX_CHARS} characters, got {len(text)}")
+    if _CROSS_PRODUCT.search(text):
+        raise ParseError("a cross product is not read")
     tokens = tokenize(clean(text), thousands=thousands)
     if len(tokens) > MAX_TOKENS:
         raise ParseError(f"an answer may have {MAX_TOKENS} tokens, got {len(tokens)}")
@@ -77,14 +84,32 @@ def _item(tokens: list[Token]) -> Answer:
     for border, kind in _OPERATIONS:
         runs, found = split(tokens, border)
         if found:
-            return Answer(kind, tuple(_item(run) for run in runs))
-    tokens, unit = split_unit(tokens)
-    return replace(_known_set(tokens) or _container(tokens) or value(tokens), unit=unit)
+            items = tuple(_item(run) for run in runs)
+            return without_points(*items) or Answer(kind, items) if kind == "difference" else Answer(kind, items)
+    quantity = _quantity(tokens)
+    try:
+        tokens, unit = split_unit(tokens)
+    except ParseError:
+        if quantity is None:
+            raise
+        return quantity
+    return replace(_known_set(tokens) or _container(tokens) or value(tokens), unit=unit, quantity=quantity)
+
+
+def _quantity(tokens: list[Token]) -> Answer | None:
+    """`50 km/h` and `5 m`, whose unit nothing but its place tells from a product with unknowns."""
+    if len(tokens) < 2 or not any(token.kind == "letter" for token in tokens):
+        return None
+    try:
+        number, unit = split_bare_unit(tokens)
+    except ParseError:
+        return None
+    return replace(value(number), unit=unit) if unit and is_written_out(number) else None
 
 
 def _known_set(tokens: Sequence[Token]) -> Answer | None:
     if list(tokens) == [_REALS]:
-        return interval(infinity(-1), infinity(1), False, False)
+        return reals()
     return Answer("set") if list(tokens) == [Token("command", "emptyset")] else None
 
 

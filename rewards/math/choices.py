@@ -10,7 +10,10 @@ from rewards.math.cleaning import clean, words
 _LABEL = re.compile(
     r"(?:(?:the )?(?:correct )?(?:option|choice|answer)(?: is)?:? ?)?[(\[]? ?([a-zA-Z]) ?[)\].:,]?(?= |$)"
 )
-_OTHER = re.compile(r"(?:\bor|\band|,|/|^) ?[(\[]?([a-zA-Z])(?![\w'])|[(\[]([a-zA-Z])[)\]]")
+_OTHER = re.compile(
+    r"(?:\b(?:or|and|then|maybe|perhaps|possibly|also|not|nor|plus)|[,/&+;|]|^) ?[(\[]?([a-zA-Z])(?![\w'])"
+    r"|[(\[]([a-zA-Z])[)\]]"
+)
 
 
 def chosen(text: str, choices: Sequence[str]) -> str | None:

@@ -8,6 +8,7 @@ _SPACING = re.compile(
     r"(?<!\\)\\(?:[,;:! ]|q?quad|(?:displaystyle|textstyle|limits|left|right|[bB]igg?[lr]?)(?![a-zA-Z]))|~"
 )
 _DELIMITERS = re.compile(r"(?<!\\)\$|(?<!\\)\\[()\[\]](?![a-zA-Z])|\\\$")
+_DOLLARS_BEHIND = re.compile(r"(?<=[\d}]) ?\\\$")
 _FRACTIONS = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
 _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|textnormal|mathrm|mathbf|mathit|mbox|operatorname)\s*\{([^{}]*)\}")
 _PERCENT = re.compile(r"\\%|\b(?:percentage|percent|pct)\b")
@@ -45,7 +46,7 @@ def clean(text: str) -> str:
 def _without_markup(text: str) -> str:
     if r"\begin" not in text or r"\\begin" in text:
         text = _DOUBLED.sub(r"\\", text)
-    text = _BOX.sub("{", _BRACED_COMMA.sub(",", text))
+    text = _DOLLARS_BEHIND.sub(r"\\text{ dollars}", _BOX.sub("{", _BRACED_COMMA.sub(",", text)))
     return _SPACING.sub(" ", _DELIMITERS.sub(" ", _FRACTIONS.sub(r"\\frac", text)))
 
 

@@ -19,12 +19,14 @@ from rewards.math.answers import parse_answer
 from rewards.math.cleaning import clean, words
 from rewards.math.exact import Number, close, numbers_equal
 from rewards.math.finished import function_classes, is_closed_form
+from rewards.math.naming import as_points, names, unknowns
 from rewards.math.numeric import as_fraction, constant_ratio, digits_needed, is_real, near, same_function, value_at
 from rewards.math.pair import Pair, Verdict
 from rewards.math.tokens import ParseError, UnfinishedError
 from rewards.math.tree import Answer
 
 _WORDS = re.compile(r"[a-zA-Z][a-zA-Z ,.'()-]*")
+_SHORT_WORDS = frozenset({"no", "on", "up", "so", "if", "of", "to", "go", "do", "we", "he", "it", "us", "ok"})
 
 
 def judge(pair: Pair) -> Verdict:
@@ -60,8 +62,10 @@ def _parsed_key(text: str) -> Answer:
 
 
 def _readings(pair: Pair, key: Answer, answer: Answer) -> Iterator[tuple[Answer, Answer]]:
-    """As read, and with `100,200,300` as a list where the other side is one."""
+    r"""As read; the solution 5 as all of `\{5\}`; and `100,200,300` as a list where the other side is one."""
     yield key, answer
+    if {key.kind, answer.kind} == {"value", "set"}:
+        yield tuple(side if side.kind == "set" else Answer("set", (side,)) for side in (key, answer))  # type: ignore[misc]
     if answer.kind == "value" != key.kind and "," in pair.answer:
         yield key, parse_answer(pair.answer, thousands=False)
     if key.kind == "value" != answer.kind and pair.key.count(",") > 1:
@@ -70,13 +74,17 @@ def _readings(pair: Pair, key: Answer, answer: Answer) -> Iterator[tuple[Answer,
 
 def same(key: Answer, answer: Answer, pair: Pair) -> bool:
     """Whether two trees say the same under the rules of `pair`. Raises `UnfinishedError`."""
+    if key.quantity and answer.unit:
+        key = key.quantity
+    elif answer.quantity and key.unit:
+        answer = answer.quantity
     if key.unit and answer.unit and key.unit != answer.unit:
         return False
     kinds = {key.kind, answer.kind}
     if kinds == {"list", "tuple"}:
-        return (key.detail or answer.detail) == "()" and _in_order(key.items, answer.items, pair)
+        return (key.detail or answer.detail) == "()" and _in_order(*as_points(key, answer), pair)
     if kinds == {"list", "set"}:
-        return _as_sets(key.items, answer.items, pair)
+        return _unordered(key.items, answer.items, pair)
     if key.kind != answer.kind:
         converted = _as_one_kind(key, answer, pair)
         return converted is not None and same(*converted, pair)
@@ -88,9 +96,13 @@ def same(key: Answer, answer: Answer, pair: Pair) -> bool:
         case "chain" if key.interval and answer.interval:
             return same(key.interval, answer.interval, pair)
         case "list":
-            return _same_list(key.items, answer.items, pair)
-        case "set" | "union" | "intersection":
+            return _same_list(key, answer, pair)
+        case "set":
+            return _unordered(key.items, answer.items, pair)
+        case "union" | "intersection":
             return _as_sets(key.items, answer.items, pair)
+        case "tuple":
+            return key.detail == answer.detail and _in_order(*as_points(key, answer), pair)
     return key.detail == answer.detail and _in_order(key.items, answer.items, pair)
 
 
@@ -106,9 +118,17 @@ def _as_one_kind(key: Answer, answer: Answer, pair: Pair) -> tuple[Answer, Answe
         return key.interval, answer
     if answer.interval and key.kind in sets and pair.inequalities:
         return key, answer.interval
-    if {key.kind, answer.kind} == {"list", "union"}:
+    kinds = {key.kind, answer.kind}
+    if kinds == {"list", "union"}:
         return _union(key), _union(answer)
+    if kinds == {"matrix", "tuple"} and "()" in (key.detail, answer.detail):
+        return _column(key), _column(answer)
     return None
+
+
+def _column(answer: Answer) -> Answer:
+    """`(1, 2)` as the column that a vector is."""
+    return answer if answer.kind == "matrix" else Answer("matrix", answer.items, detail=f"{len(answer.items)}x1")
 
 
 def _equation(answer: Answer) -> Answer:
@@ -138,15 +158,26 @@ def _as_sets(keys: Sequence[Answer], answers: Sequence[Answer], pair: Pair) -> b
     return not left
 
 
-def _same_list(keys: Sequence[Answer], answers: Sequence[Answer], pair: Pair) -> bool:
+def _same_list(key: Answer, answer: Answer, pair: Pair) -> bool:
     """Solutions come in any order, but `x = 1, y = 2` is not `x = 2, y = 1`."""
-    key_names, answer_names = [item.name for item in keys], [item.name for item in answers]
-    if len({*key_names} - {""}) <= 1 and len({*answer_names} - {""}) <= 1:
-        return _as_sets(keys, answers, pair)
-    if sorted(key_names) == sorted(answer_names) and len(set(key_names)) == len(keys):
-        by_name = {item.name: item for item in answers}
-        return all(same(key, by_name[key.name], pair) for key in keys)
-    return _in_order(keys, answers, pair)
+    if len(names(key.items)) <= 1 and len(names(answer.items)) <= 1:
+        return _as_sets(key.items, answer.items, pair)
+    return _by_name(key.items, answer.items, pair) or _in_order(*as_points(key, answer), pair)
+
+
+def _unordered(keys: Sequence[Answer], answers: Sequence[Answer], pair: Pair) -> bool:
+    r"""As sets; but `x = 1, y = 2` is not `\{2, 1\}`, which does not say what is which."""
+    if max(len(unknowns(items)) for items in (keys, answers)) > 1:
+        return _by_name(keys, answers, pair)
+    return _as_sets(keys, answers, pair)
+
+
+def _by_name(keys: Sequence[Answer], answers: Sequence[Answer], pair: Pair) -> bool:
+    """Whether both name the same different things, and say the same of each."""
+    by_name = {item.name: item for item in answers}
+    if len(by_name) < len(answers) or sorted(by_name) != sorted(item.name for item in keys):
+        return False
+    return all(same(key, by_name[key.name], pair) for key in keys)
 
 
 def _named_otherwise(key: Answer, answer: Answer) -> bool:
@@ -159,6 +190,8 @@ def _same_value(key: Answer, answer: Answer, pair: Pair) -> bool:
     assert answer.expression is not None
     if key.number and answer.number:
         return numbers_equal(key.number, answer.number, pair.decimals)
+    if key.letters and answer.letters and _spell_otherwise(key.letters, answer.letters):
+        return False
     if key.expression == answer.expression:
         _refuse_unfinished(key, answer)
         return True
@@ -174,6 +207,12 @@ def _same_value(key: Answer, answer: Answer, pair: Pair) -> bool:
         ):
             return True
     return False
+
+
+def _spell_otherwise(key: Sequence[str], answer: Sequence[str]) -> bool:
+    """Whether letters that may be a word are others, or in another order: `dog` is not `god`, but `yx` is `xy`."""
+    may_be_words = any(len(run) > 2 or run.lower() in _SHORT_WORDS for run in (*key, *answer))
+    return may_be_words and "".join(key) != "".join(answer)
 
 
 def _same_constant(key: Answer, answer: Answer, pair: Pair) -> bool:

@@ -13,7 +13,7 @@ from sympy import Add, Expr, Integer, Mul, Pow, Rational, Symbol
 
 from rewards.math.budgets import MAX_DEPTH, MAX_TOKENS, binomial, factorial, literal, power
 from rewards.math.functions import CONSTANTS, GREEK, INVERSES, ROUNDED, UNARY
-from rewards.math.tokens import FUNCTIONS, ParseError, Token, UnfinishedError
+from rewards.math.tokens import DECORATIONS, FUNCTIONS, ParseError, Token, UnfinishedError
 
 END = Token("end", "")
 
@@ -80,6 +80,8 @@ class FormulaParser:
             elif self.is_next("/"):
                 self.take()
                 factors.append(Pow(self._signed(), Integer(-1), evaluate=False))
+                if self._starts_factor() and not all(_is_literal(factor) for factor in factors):
+                    raise ParseError("what stands behind a divisor may be above or below the line")
             elif self._starts_factor():
                 self._append_implicit(factors)
             else:
@@ -115,7 +117,7 @@ class FormulaParser:
         token = self.next
         if token.kind == "command":
             known = token.text in FUNCTIONS or token.text in CONSTANTS or token.text in ROUNDED
-            return known or token.text == "frac" or token.text in GREEK
+            return known or token.text == "frac" or token.text in GREEK or token.text in DECORATIONS
         if token.kind in ("number", "repeating", "letter", "roman"):
             return True
         return self.is_next("(", "{") or (self.is_next("|") and not self.open_bars)
@@ -240,7 +242,16 @@ class FormulaParser:
             return function(inside, evaluate=False)
         if name in GREEK:
             return self._symbol(name)
+        if name in DECORATIONS:
+            return self._decorated(DECORATIONS[name])
         raise ParseError(f"{name!r} is not known")
+
+    def _decorated(self, sign: str) -> Expr:
+        r"""An unknown of its own, whatever the sign above it means: `\overline{z+w}`, `\hat\theta`."""
+        inside = self._atom()
+        if inside.is_number:
+            raise ParseError(f"a number under a {sign} is not read")
+        return self._symbol(f"{sign} {inside}")
 
     def _fraction(self) -> Expr:
         if _DERIVATIVE.match("".join(token.text for token in self.tokens[self.position : self.position + 12])):
@@ -292,6 +303,11 @@ def _negative(value: Expr) -> Expr:
     if value is sympy.oo:
         return -sympy.oo
     return -value if isinstance(value, Rational) else Mul(Integer(-1), value, evaluate=False)
+
+
+def _is_literal(factor: Expr) -> bool:
+    """Whether a factor or divisor is a plain number: `1/2 x` is half of x, but `a/bc` may be either."""
+    return isinstance(factor.base if isinstance(factor, Pow) else factor, Rational)
 
 
 def _is_proper(part: Expr) -> bool:

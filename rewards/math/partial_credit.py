@@ -43,5 +43,5 @@ class PartialCredit:
         return Score(
             1.0 if value.value else self.form_credit * form.value,
             metrics={"form": form.value, "right": value.value},
-            info={"reason": reason, "extracted": value.info["extracted"]},
+            info={**value.info, "reason": reason},
         )

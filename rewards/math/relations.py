@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 from sympy import Add, Expr, Integer, Mul
 
-from rewards.math.numeric import digits_needed, near, value_at
+from rewards.math.budgets import approximate
+from rewards.math.exact import Number
+from rewards.math.numeric import as_fraction, digits_needed, is_real, near, value_at
 from rewards.math.tokens import ParseError, Token
 from rewards.math.tree import Answer
 from rewards.math.units import split_unit
@@ -45,20 +48,29 @@ def _equation(sides: Sequence[Tokens], read: Callable[[Tokens], Answer]) -> Answ
     if is_name(first) and not computes(first) and not _is_absolute(first):
         answer = read(last)
         return replace(answer, name=name_of(first), named=named(first))
-    if len(sides) > 2:
+    if len(sides) > 2 or _has_unit(first) or _has_unit(last):
         return read(last)
     left, right = formula(first), formula(last)
     if not (left.free_symbols or right.free_symbols):
-        _refuse_disagreement(left, right)
-        return read(last)
+        answer = read(last)
+        _refuse_disagreement(left, right, answer.number)
+        return answer
     return Answer("relation", detail="=", expression=_difference(left, right))
 
 
-def _refuse_disagreement(left: Expr, right: Expr) -> None:
-    """Raise `ParseError` for `41 = 42`, which says both."""
+def _has_unit(tokens: Tokens) -> bool:
+    return any(token.kind == "unit" for token in tokens)
+
+
+def _refuse_disagreement(left: Expr, right: Expr, written: Number | None) -> None:
+    """Raise `ParseError` for `41 = 42`, which says both; a number rounded, `2/3 = 0.667`, is no other one."""
     digits = digits_needed(left, right)
-    values = value_at(left, digits), value_at(right, digits)
-    if values[0] is not None and values[1] is not None and not near(values[0], values[1], digits):
+    at_left, at_right = value_at(left, digits), value_at(right, digits)
+    if at_left is None or at_right is None or near(at_left, at_right, digits):
+        return
+    exact = as_fraction(at_left[0]) if is_real(at_left) else None
+    is_rounded = written is not None and written.decimals and not written.percent
+    if exact is None or not is_rounded or abs(exact - written.value) * 2 * 10**written.decimals > 1:  # type: ignore
         raise ParseError("the sides of an equation of numbers differ")
 
 
@@ -92,6 +104,23 @@ def _ray(left: Tokens, right: Tokens, sign: str) -> Answer | None:
     return Answer("union", (below, above)) if _is_absolute(left) else above
 
 
+def reals() -> Answer:
+    """From minus infinity to infinity."""
+    return interval(infinity(-1), infinity(1), False, False)
+
+
+def without_points(whole: Answer, points: Answer, *more: Answer) -> Answer | None:
+    r"""The intervals that `\mathbb{R} \setminus \{1, 2\}` leaves; None of another difference."""
+    numbers = [(item, item.expression) for item in points.items if points.kind == "set" and item.kind == "value"]
+    if more or whole != reals() or not numbers or len(numbers) < len(points.items):
+        return None
+    if not all(expression is not None and expression.is_extended_real for _, expression in numbers):
+        return None
+    ends = [item for item, _ in sorted(numbers, key=lambda number: approximate(number[1]).real)]
+    borders = [infinity(-1), *ends, infinity(1)]
+    return Answer("union", tuple(interval(low, high, False, False) for low, high in pairwise(borders)))
+
+
 def _between(sides: Sequence[Tokens], items: Sequence[Answer], signs: Sequence[str]) -> Answer | None:
     """Where `x` lies in `1 <= x < 5` and `1 <= |x| < 5`."""
     if len(sides) != 3 or not is_name(sides[1]):
@@ -105,7 +134,9 @@ def _between(sides: Sequence[Tokens], items: Sequence[Answer], signs: Sequence[s
 
 
 def _is_absolute(tokens: Tokens) -> bool:
-    return len(tokens) == 3 and tokens[0].text == tokens[2].text == "|"
+    """`|x|`; two points between bars, `|AB|`, are a distance."""
+    is_distance = len(tokens) == 3 and len(tokens[1].text) > 1 and tokens[1].text.isupper()
+    return len(tokens) == 3 and tokens[0].text == tokens[2].text == "|" and not is_distance
 
 
 def interval(low: Answer, high: Answer, low_closed: bool, high_closed: bool) -> Answer:

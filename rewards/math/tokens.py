@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 
 
@@ -45,11 +45,18 @@ _TOKEN = re.compile(
     r"|(?P<number>(?:\d{1,3}(?:,\d{3})+(?![\d,])|\d+)(?:\.\d+)?(?:[eE][-+]?\d{1,3}(?![\w.]))?|\.\d+)"
     r"|\\(?:text|textbf|textit|textrm|textnormal|mathrm|mathbf|mathit|mbox|operatorname)\s*\{(?P<text>[^{}]*)\}"
     r"|\\math(?:bb|cal)\s*\{?(?P<blackboard>[A-Z])\}?"
-    r"|\\(?:vec|hat|bar|overline|overrightarrow|widehat|boldsymbol|mathbf)\s*\{?(?P<decorated>[a-zA-Z]+)\}?"
+    r"|(?P<decorated>\\(?:vec|hat|bar|overline|overrightarrow|widehat|tilde|widetilde|dot|ddot|boldsymbol|mathbf)"
+    r"(?:\s*\{\s*[a-zA-Z]+\s*\}|\s+[a-zA-Z]))"
     r"|\\begin\s*\{(?P<begin>[a-zA-Z]+)\}(?:\{[lcr| ]*\})?|\\end\s*\{(?P<end>[a-zA-Z]+)\}"
     r"|\\(?P<command>[a-zA-Z]+)|(?P<row>\\\\)|(?P<brace>\\[{}|])"
     r"|(?P<word>[a-zA-Z]+)|(?P<sign><=|>=|!=|->|\*\*|[-+*/^_=<>()\[\]{}|,;:!%&\u00b0'\u00b1.])|(?P<bad>\S))"
 )
+DECORATIONS = {
+    "bar": "bar", "overline": "bar", "hat": "hat", "widehat": "hat", "tilde": "tilde", "widetilde": "tilde",
+    "dot": "dot", "ddot": "ddot",
+}  # fmt: skip
+"""Signs above a letter that make another unknown of it; a line may say conjugate, complement or mean."""
+_ARROWS = ("vec", "overrightarrow")
 _BRACKETS = {"(": 1, "[": 1, r"\{": 1, ")": -1, "]": -1, r"\}": -1}
 
 
@@ -59,6 +66,8 @@ class Token:
 
     kind: str
     text: str
+    word: str = field(default="", compare=False, repr=False)
+    """The bare word that a letter was written in."""
 
 
 def tokenize(text: str, *, thousands: bool = True) -> list[Token]:
@@ -96,7 +105,7 @@ def _tokens_of(group: str, text: str, before: Sequence[Token]) -> list[Token]:
         case "blackboard":
             return [Token("letter", f"mathbb {text}")]
         case "decorated":
-            return [Token("letter", text)]
+            return [Token("letter", _decorated(text))]
         case "begin" | "end":
             return [Token(group, text)]
         case "row":
@@ -121,12 +130,26 @@ def _repeating(text: str) -> str:
     return f"{whole or 0}.{decimals}|{repeated}"
 
 
+def _decorated(text: str) -> str:
+    r"""`bar z` of `\overline{z}`; but `v` of a vector `\vec{v}` and `AB` of a segment `\overline{AB}`, as most write.
+
+    An arrow over two points is not their distance.
+    """
+    sign, letters = re.findall(r"[a-zA-Z]+", text)
+    is_segment = sign == "overline" and len(letters) == 2 and letters.isupper()
+    if sign in DECORATIONS and not is_segment:
+        return f"{DECORATIONS[sign]} {letters}"
+    return f"vec {letters}" if sign in _ARROWS and len(letters) > 1 else letters
+
+
 def _text_tokens(text: str) -> list[Token]:
     lowered = text.lower().strip(" ,.")
     if lowered in ("and", "or", ""):
         return [Token("sign", ",")] if text else []
     if lowered in UNFINISHED:
         raise UnfinishedError(f"{lowered} is still to be worked out")
+    if text[0].isdigit() or (text[0] in "-+." and text[1:2].isdigit()):
+        return tokenize(text)
     if text[0] in "%\u00b0":
         return [Token("sign", text[0]), *_text_tokens(text[1:].strip())]
     if len(text) == 1 and text.isalpha():
@@ -149,7 +172,7 @@ def _word_tokens(word: str, *, is_command: bool, before: Sequence[Token]) -> lis
     if word.lower() in _SCALES:
         return [Token("scale", _SCALES[word.lower()])]
     if word.isupper():
-        return [Token("letter", word)]
+        return [Token("letter", word, word)]
     if len(word) > 3:
         return [Token("unit", word)]
-    return [Token("letter", letter) for letter in word]
+    return [Token("letter", letter, word) for letter in word]

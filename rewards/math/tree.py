@@ -30,7 +30,11 @@ class Answer:
     """Of a value written as one plain number: what was written."""
     is_written_out: bool = False
     """Whether a value is a number as one writes it down, with no arithmetic left to do."""
+    letters: tuple[str, ...] = ()
+    """Of a value that is nothing but letters: these, as they stand together."""
     unit: str = ""
+    quantity: Answer | None = None
+    """Of a number with letters behind it, `5 m`: the number with that unit."""
     name: str = ""
     """What the answer was said to equal: `x` of `x = 5`."""
     named: Expr | None = None

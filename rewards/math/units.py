@@ -58,6 +58,16 @@ def split_unit(tokens: list[Token]) -> tuple[list[Token], str]:
     return tokens[:start], _spelled("".join(f" {t.text}" if t.kind in ("unit", "roman") else t.text for t in unit))
 
 
+def split_bare_unit(tokens: list[Token]) -> tuple[list[Token], str]:
+    """As `split_unit` where the unit may be of plain letters, as in `50 km/h`; all behind the first unit belongs to it.
+
+    >>> split_bare_unit([Token("number", "5"), Token("letter", "m", "m")])
+    ([Token(kind='number', text='5')], 'm')
+    """
+    bare = [token.kind == "letter" and token.word == token.text for token in tokens]
+    return split_unit([Token("roman", t.text) if is_bare else t for t, is_bare in zip(tokens, bare, strict=True)])
+
+
 def _class(token: Token) -> str:
     """One letter a token: U for a unit, ? for words that are none, R for a letter that may be one."""
     if token.kind == "unit":

@@ -30,7 +30,21 @@ def value(tokens: Sequence[Token]) -> Answer:
         mark=tokens[-1].text if marked else "",
         number=_number(tokens) if written else None,
         is_written_out=written,
+        letters=_letters(tokens),
     )
+
+
+def _letters(tokens: Sequence[Token]) -> tuple[str, ...]:
+    """The words, or single unknowns, that tokens were written as; empty where there is anything else."""
+    if not all(token.kind == "letter" and token.word for token in tokens):
+        return ()
+    words: list[str] = []
+    place = 0
+    while place < len(tokens):
+        text, word = tokens[place].text, tokens[place].word
+        words.append(word)
+        place += 1 if text == word else len(word)
+    return tuple(words)
 
 
 def formula(tokens: Sequence[Token]) -> Expr:
@@ -88,7 +102,8 @@ def computes(tokens: Sequence[Token]) -> bool:
     outside = _outside_of_arguments(tokens)
     if any(token.kind == "number" or (token.kind == "command" and token.text in FUNCTIONS) for token in outside):
         return True
-    return sum(token.kind == "letter" and len(token.text) == 1 and token.text.islower() for token in outside) > 1
+    letters = [token.text.rpartition(" ")[2] for token in outside if token.kind == "letter"]
+    return sum(len(letter) == 1 and letter.islower() for letter in letters) > 1
 
 
 def _outside_of_arguments(tokens: Sequence[Token]) -> list[Token]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 import warnings
 from collections.abc import Sequence
 from dataclasses import fields as fields_of
@@ -244,7 +245,11 @@ def logprobs_by_hand(model, rollout):
 
 def widened(rollout: Rollout, count: int) -> Rollout:
     """The same rows with `count` more columns of padding."""
-    columns = [f.name for f in fields_of(Rollout) if getattr(getattr(rollout, f.name), "ndim", 0) == 2]
+    columns = [
+        f.name
+        for f in fields_of(Rollout)
+        if getattr(getattr(rollout, f.name), "ndim", 0) == 2 and f.name not in ("parts", "part_weight")
+    ]
     return rollout.with_(**{name: torch.nn.functional.pad(getattr(rollout, name), (0, count)) for name in columns})
 
 
@@ -308,3 +313,23 @@ def moody(completion: str) -> float:
 def wants_a_colour(completion: str, colour: str) -> float:
     """A reward that asks for a column that no task here has."""
     return float(colour in completion)
+
+
+def solved_when_even(completion: str, digits: str) -> float:
+    """A reward of 1 for whatever is said of an even number, and of chance for an odd one."""
+    return 1.0 if int(digits) % 2 == 0 else moody(completion)
+
+
+def capricious(completion: str) -> float:
+    """A reward that draws from every global generator there is, as no reward should."""
+    return moody(completion) + random.random() + float(np.random.rand()) + float(torch.rand(()))
+
+
+def share_right(completion: str, answer: str) -> float:
+    """`Echo`'s own reward as a function."""
+    return ShareRight()(completion, answer)
+
+
+def share_wrong(completion: str, answer: str) -> float:
+    """Its opposite."""
+    return 1.0 - ShareRight()(completion, answer)

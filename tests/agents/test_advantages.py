@@ -3,7 +3,17 @@ import math
 import pytest
 import torch
 
-from agents.advantages import explained_variance, gae, group_advantages, whiten, zero_variance_share
+from agents.advantages import (
+    baselines,
+    decoupled_advantages,
+    explained_variance,
+    gae,
+    group_advantages,
+    has_variance,
+    returns_to_go,
+    whiten,
+    zero_variance_share,
+)
 
 NAN = math.nan
 
@@ -174,3 +184,145 @@ def test_explained_variance():
     assert explained_variance(tensor(3.0, 2.0, 1.0, NAN), target, mask) == -3
     assert math.isnan(explained_variance(tensor(1.0, 2.0), tensor(1.0, 1.0), torch.ones(2).bool()))
     assert math.isnan(explained_variance(target, target, torch.zeros(4).bool()))
+
+
+GROUPS = torch.tensor([0, 0, 0, 1, 1, 2])
+"""A group of three, a group of two, a row alone."""
+RETURNS = (1.0, 0.0, 0.5, 3.0, 1.0, 7.0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("group", [0.5, 0.5, 0.5, 2.0, 2.0, 7.0]),
+        ("leave_one_out", [0.25, 0.75, 0.5, 1.0, 3.0, 7.0]),  # (0 + .5) / 2, (1 + .5) / 2, (1 + 0) / 2; 1; 3
+        ("batch", [12.5 / 6] * 6),
+        ("none", [0.0] * 6),
+    ],
+)
+def test_what_a_return_is_compared_with(kind, expected):
+    assert baselines(tensor(*RETURNS), GROUPS, kind).tolist() == pytest.approx(expected)
+    found = group_advantages(tensor(*RETURNS), GROUPS, baseline=kind, scale="none")
+    assert found.tolist() == pytest.approx([r - b for r, b in zip(RETURNS, expected, strict=True)])
+
+
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+def test_leaving_one_out_is_the_groups_mean_times_n_over_n_minus_one(scale):
+    out = group_advantages(tensor(*RETURNS), GROUPS, baseline="leave_one_out", scale=scale)
+    mean = group_advantages(tensor(*RETURNS), GROUPS, baseline="group", scale=scale)
+    torch.testing.assert_close(out[:3], mean[:3] * 3 / 2)
+    torch.testing.assert_close(out[3:5], mean[3:5] * 2)
+    assert out[5] == 0  # a group of one has no others
+
+
+@pytest.mark.parametrize("kind", ["group", "leave_one_out", "batch"])
+def test_where_all_returns_are_equal_nothing_is_left_exactly(kind):
+    returns = torch.tensor([0.1] * 3, dtype=torch.float64)
+    assert group_advantages(returns, GROUPS[:3], baseline=kind, scale="none").tolist() == [0, 0, 0]
+
+
+def test_scale_batch_without_a_baseline_divides_by_the_std_around_the_mean():
+    # 0, 2, 1, 1: variance .5
+    found = group_advantages(tensor(0.0, 2.0, 1.0, 1.0), torch.arange(4), baseline="none", scale="batch")
+    torch.testing.assert_close(found, tensor(0.0, 2.0, 1.0, 1.0) / math.sqrt(0.5))
+
+
+@pytest.mark.parametrize("kind", ["group", "leave_one_out", "batch", "none"])
+@pytest.mark.parametrize("rubbish", [NAN, math.inf])
+def test_rows_that_are_not_valid_are_compared_with_nothing(kind, rubbish):
+    valid = torch.tensor([True, True, False, True, True, True])
+    alone = baselines(tensor(1.0, 0.0, 3.0, 1.0, 7.0), GROUPS[valid], kind)
+    found = baselines(tensor(1.0, 0.0, rubbish, 3.0, 1.0, 7.0), GROUPS, kind, valid=valid)
+    assert found[valid].tolist() == alone.tolist()
+    assert found[2] == 0
+
+
+def test_baselines_that_are_unknown_or_cannot_be_scaled_by_the_group_are_refused():
+    with pytest.raises(ValueError, match="baseline must be one of group, leave_one_out, batch, none, got 'mean'"):
+        baselines(tensor(1.0), torch.tensor([0]), "mean")
+    for kind in ("batch", "none"):
+        with pytest.raises(ValueError, match=f"scale=group needs a baseline of the group .*got {kind}"):
+            group_advantages(tensor(1.0), torch.tensor([0]), baseline=kind)
+
+
+def test_the_expected_gradient_without_bias_and_with_that_of_the_groups_mean():
+    """Two actions of probability p and 1 - p, paid 1 and 0; the slope of E[R] in the first one's logit is p (1 - p).
+    All groups of two are summed: leaving one out it comes out exactly, the group's mean leaves half of it."""
+    p = 0.3
+    slope = {0: 1 - p, 1: -p}  # of log p(action) in that logit
+    chance = {0: p, 1: 1 - p}
+    found = dict.fromkeys(("none", "leave_one_out", "group"), 0.0)
+    for a in (0, 1):
+        for b in (0, 1):
+            returns = tensor(1.0 - a, 1.0 - b)
+            for kind in found:
+                x = group_advantages(returns, torch.zeros(2, dtype=torch.int64), baseline=kind, scale="none")
+                found[kind] += chance[a] * chance[b] * (float(x[0]) * slope[a] + float(x[1]) * slope[b]) / 2
+    truth = p * (1 - p)
+    assert found == pytest.approx({"none": truth, "leave_one_out": truth, "group": truth / 2})
+
+
+def test_each_part_counts_by_its_weight_whatever_the_size_of_its_numbers():
+    # part 1: 1 0 1 0, standardized 1 -1 1 -1; part 2: 0 0 7 7, standardized -1 -1 1 1, weight .5
+    # sums .5 -1.5 1.5 -.5; root mean square sqrt((.25 + 2.25 + 2.25 + .25) / 4) = sqrt(1.25)
+    parts, weight = tensor([1.0, 0.0], [0.0, 0.0], [1.0, 7.0], [0.0, 7.0]), tensor([1.0, 0.5]).expand(4, 2)
+    problem = torch.zeros(4, dtype=torch.int64)
+    expected = tensor(0.5, -1.5, 1.5, -0.5) / math.sqrt(1.25)
+    torch.testing.assert_close(decoupled_advantages(parts, weight, problem), expected)
+    torch.testing.assert_close(decoupled_advantages(parts * tensor([1.0, 1e4]), weight, problem), expected)
+    order = torch.tensor([2, 0, 3, 1])
+    torch.testing.assert_close(decoupled_advantages(parts[order], weight, problem), expected[order])
+
+
+def test_answers_that_earn_the_same_sum_with_different_parts_are_told_apart():
+    """A rare part and a common one, each worth 1: the sums of the first two rows are equal, their advantages not."""
+    parts = tensor([1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.0, 1.0], [0.0, 0.0])
+    weight, problem = torch.ones(5, 2), torch.zeros(5, dtype=torch.int64)
+    together = group_advantages(parts.sum(1), problem)
+    assert together[0] == together[1]
+    apart = decoupled_advantages(parts, weight, problem)
+    assert apart[0] > apart[1] > apart[4]
+
+
+def test_a_part_that_does_not_vary_in_a_group_adds_exactly_nothing_to_it():
+    parts = tensor([0.1, 1.0], [0.1, 1.0], [0.1, 1.0], [0.3, 0.0], [0.9, 1.0])
+    problem, weight = torch.tensor([0, 0, 0, 1, 1]), torch.ones(5, 2)
+    assert decoupled_advantages(parts, weight, problem)[:3].tolist() == [0, 0, 0]
+    nothing = decoupled_advantages(torch.full((3, 2), 0.1), torch.ones(3, 2), problem[:3])
+    assert nothing.tolist() == [0, 0, 0]
+
+
+def test_with_one_part_of_groups_that_vary_it_is_the_plain_advantage():
+    returns = tensor(0.0, 1.0, 3.0, 0.5, 2.0, 2.5)
+    problem = torch.tensor([0, 0, 0, 1, 1, 1])
+    plain = group_advantages(returns, problem)
+    for weight in (1.0, 5.0):  # the last division takes it out again
+        found = decoupled_advantages(returns[:, None], torch.full((6, 1), weight), problem)
+        torch.testing.assert_close(found, plain)
+    opposite = decoupled_advantages(returns[:, None], torch.full((6, 1), -1.0), problem)
+    torch.testing.assert_close(opposite, -plain)
+
+
+def test_parts_of_rows_that_are_not_valid_change_nothing():
+    parts = tensor([1.0, 0.0], [NAN, math.inf], [0.0, 2.0], [0.0, 1.0])
+    valid = torch.tensor([True, False, True, True])
+    problem, weight = torch.zeros(4, dtype=torch.int64), torch.ones(4, 2)
+    found = decoupled_advantages(parts, weight, problem, valid=valid)
+    assert found[1] == 0
+    alone = decoupled_advantages(parts[valid], weight[valid], problem[valid])
+    assert found[valid].tolist() == alone.tolist()
+
+
+def test_a_token_is_credited_with_what_is_paid_from_it_on():
+    mask = torch.tensor([[True, False, True, True], [True, True, False, False]])
+    reward = tensor([1.0, NAN, 2.0, 4.0], [0.5, 0.25, NAN, NAN])  # the second column: a tool's token
+    assert returns_to_go(reward, mask).tolist() == [[7, 0, 6, 4], [0.75, 0.25, 0, 0]]
+
+
+def test_which_groups_have_variance():
+    valid = torch.tensor([True, True, True, True, True, True])
+    returns = tensor(0.1, 0.1, 0.1, 3.0, 1.0, 7.0)
+    assert has_variance(returns, GROUPS, valid).tolist() == [False, False, False, True, True, False]
+    # the row that differs could not be graded
+    valid[3] = False
+    assert has_variance(returns, GROUPS, valid).tolist() == [False] * 6

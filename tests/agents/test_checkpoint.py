@@ -1,6 +1,8 @@
 import json
 import math
 import os
+import resource
+import signal
 import sys
 from collections import OrderedDict
 
@@ -10,6 +12,7 @@ import torch
 
 from agents import checkpoint
 from agents.checkpoint import best_iteration, config_differences, iterations, load, save, write_atomically
+from agents.disk import NO_ROOM
 
 
 def state(number=0.0):
@@ -142,6 +145,25 @@ def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(OSError, match="No space left"):
         save(tmp_path, 2, state(2))
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["iteration_000001"]
+    assert weight(load(tmp_path)[1]) == 1
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # newer Pythons warn of a fork beside threads
+def test_a_disk_that_is_full_in_the_middle_of_a_write_says_so(tmp_path):
+    """The system's own limit on a file's size stands for it: torch's message alone would speak of a position."""
+    save(tmp_path, 1, state(1))
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        try:
+            save(tmp_path, 2, {"w": torch.zeros(100_000)})
+        except OSError as error:
+            found = error.errno in NO_ROOM and "iteration_000002 could not be written (File too large)" in str(error)
+            os._exit(3 if found else 4)
+        os._exit(5)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["iteration_000001"]
     assert weight(load(tmp_path)[1]) == 1
 

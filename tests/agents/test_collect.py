@@ -155,7 +155,7 @@ def test_it_knows_nothing_of_the_environment_but_its_public_verbs():
     env = Recording(environment())
     collected(env)
     assert {"reset", "step_many"} <= env.used
-    assert env.used <= {"reset", "step_many", "scored", "num_envs", "autoreset_mode", "stop_spec"}
+    assert env.used <= {"reset", "step_many", "scored", "num_envs", "autoreset_mode", "stop_spec", "reward_parts"}
 
 
 STREAMS = [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP]
@@ -261,8 +261,9 @@ def test_weights_that_changed_between_two_collections_are_used():
 
 def failing():
     """A rollout in which the grader failed on some rows, with what it was made of."""
-    env = environment(reward={"picky": FailsOnE()}, max_invalid_share=1.0)
-    return collect(env, policy_of(), QUEUE, group_ids=np.arange(10) // 5)
+    env, policy = environment(reward={"picky": FailsOnE()}, max_invalid_share=1.0), policy_of()
+    policy.reset(seed=2)
+    return collect(env, policy, QUEUE, group_ids=np.arange(10) // 5)
 
 
 def test_a_failing_grader_makes_the_sample_invalid_and_nothing_else():

@@ -81,7 +81,7 @@ def test_so_it_is_in_conversations_and_where_some_cannot_begin(fails, shape):
 def test_it_knows_nothing_of_the_environment_but_its_public_verbs():
     env = Recording(environment("deferred"))
     collect(env, policy_of(), QUEUE)
-    assert env.used == {"reset", "step_many", "scores", "num_envs", "autoreset_mode", "stop_spec"}
+    assert env.used == {"reset", "step_many", "scores", "num_envs", "autoreset_mode", "stop_spec", "reward_parts"}
 
 
 REWARDS = {
@@ -192,9 +192,11 @@ def test_ctrl_c_reaches_who_waits_for_scores(tmp_path):
             appears(tmp_path / "begun")
             threading.Timer(0.1, signal.pthread_kill, (main.ident, signal.SIGINT)).start()
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     try:
         with pytest.raises(KeyboardInterrupt):
             collect(env, policy_of(), QUEUE, on_step=on_step)
     finally:
+        signal.signal(signal.SIGINT, before)
         env.close()
     assert not [thread for thread in threading.enumerate() if thread.name == THREAD_NAME]

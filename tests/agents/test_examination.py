@@ -76,3 +76,14 @@ def test_without_samples_only_the_greedy_answer_counts():
 
 def test_a_lower_bar_is_passed_more_often():
     assert examined(correct_at=0.0).accuracy == 1
+
+
+def test_what_was_right_is_known_problem_by_problem():
+    found = examined()
+    kept = found.by_problem()
+    assert kept["correct"] == [int(ended.verdict.value == 1) for ended in found.greedy.ended]
+    assert np.mean(kept["correct"]) == found.accuracy
+    assert (kept["samples"], len(kept["num_correct"])) == (8, 4)
+    assert sum(kept["num_correct"]) / (8 * 4) == pytest.approx(found.sampled_accuracy)
+    assert np.mean([pass_at_k(8, c, 4) for c in kept["num_correct"]]) == pytest.approx(found.pass_at[4])
+    assert examined(samples=0).by_problem()["num_correct"] == []

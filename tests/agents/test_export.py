@@ -1,13 +1,18 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from finished_runs import finish_run, save_chat_model
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from agents.card import origin_of
 from agents.config import PolicyConfig
+from agents.evaluate import wilson
 from agents.export import export
+from agents.metrics import read_metrics
 from agents.policy.loading import TinyConfig, tiny_model
 from agents.saved import load_policy, open_run
 from rewards.preference.lora import LoraConfig
@@ -107,11 +112,46 @@ def test_the_configuration_does_not_name_our_attention(run, tmp_path):
     assert "textenv" not in json.dumps(json.loads((folder / "config.json").read_text()))
 
 
-def test_the_card_tells_agent_task_accuracy_and_command(run, tmp_path):
-    text = (export(str(run), str(tmp_path / "model"), say=quiet) / "README.md").read_text()
+def test_the_card_tells_what_a_reader_wants_to_know(run, tmp_path):
+    text = (export(str(run), str(tmp_path / "model"), which="1", say=quiet) / "README.md").read_text()
     summary = json.loads((run / "summary.json").read_text())
-    for expected in ("GRPO", "echo", f"{summary['accuracy']['after']:.3f}", "python -m agents.export"):
+    record = read_metrics(run / "metrics.jsonl")[0]
+    low, high = wilson(record["eval/accuracy"], 4)
+    for expected in (
+        "trained by textenv with GRPO on the task `echo`",
+        "A small random model",
+        f"held-out accuracy before training | {summary['accuracy']['before']:.3f} (95 % interval",
+        f"{record['eval/accuracy']:.3f} (95 % interval {low:.3f} to {high:.3f}; 4 problems, greedy)",
+        f"generated tokens | {int(record['num_tokens'])} in 8 completions",
+        "| seed | 3 |",
+        "1 iterations of 2 prompts x 4 completions",
+        "`agent.optim.learning_rate=0.01`",
+        f"torch {torch.__version__.partition('+')[0]}",
+        "checkpoint=1 dtype=float32",
+    ):
         assert expected in text
+    assert "licence" not in text
+
+
+def test_the_card_of_a_base_model_names_it_its_licence_and_its_adapter(lora_run, tmp_path):
+    base = open_run(str(lora_run)).config.policy.model
+    (Path(base) / "README.md").write_text("---\nlicense: mit\nbase_model: someone/bytes\n---\n# Bytes\n")
+    text = (export(str(lora_run), str(tmp_path / "model"), say=quiet) / "README.md").read_text()
+    header = yaml.safe_load(text.split("---\n")[1])
+    assert header["base_model"] == "someone/bytes"
+    assert header["license"] == "mit"
+    assert header["library_name"] == "transformers"
+    assert "`someone/bytes` with an adapter of rank 2 (merged into these weights), trained by textenv with GRPO" in text
+    assert "| reward | moody |" in text
+    (Path(base) / "README.md").write_text("# No header")
+    assert (
+        "not known here: see the base model"
+        in (export(str(lora_run), str(tmp_path / "two"), say=quiet) / "README.md").read_text()
+    )
+
+
+def test_a_base_model_that_we_bring_is_known():
+    assert origin_of("smollm2") == ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")
 
 
 def test_a_folder_that_holds_something_is_never_overwritten(run, tmp_path):

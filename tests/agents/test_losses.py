@@ -4,14 +4,18 @@ import pytest
 import torch
 
 from agents.losses import (
+    AGGREGATIONS,
+    RATIOS,
     clipped_surrogate,
     entropy_bonus,
+    log_ratio,
     masked_mean,
     penalty_surrogate,
     sampler_correction,
     surrogate_report,
     token_weights,
     value_loss,
+    weighted_logprob,
     weighted_sum,
 )
 
@@ -58,8 +62,8 @@ def test_advantage_of_a_row_serves_all_its_tokens():
 
 
 def test_extreme_ratios_keep_values_and_gradients_finite():
-    for log_ratio, advantage in ((500.0, 1.0), (500.0, -1.0), (-500.0, 1.0), (-500.0, -1.0)):
-        logprob = tensor(log_ratio, grad=True)
+    for distance, advantage in ((500.0, 1.0), (500.0, -1.0), (-500.0, 1.0), (-500.0, -1.0)):
+        logprob = tensor(distance, grad=True)
         loss = clipped_surrogate(logprob, tensor(0.0), tensor(advantage), **CLIP)
         loss.sum().backward()
         assert loss.isfinite().all()
@@ -175,13 +179,13 @@ def test_token_weights_by_hand():
     torch.testing.assert_close(token_weights(MASK, "constant", max_tokens=5), MASK / 15)
 
 
-@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean", "constant"])
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
 def test_token_weights_of_nothing_are_zeros(aggregation):
     assert token_weights(torch.zeros(2, 3).bool(), aggregation, max_tokens=3).tolist() == [[0] * 3] * 2
     assert token_weights(torch.zeros(0, 3).bool(), aggregation, max_tokens=3).shape == (0, 3)
 
 
-@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean", "constant"])
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
 def test_padding_row_order_and_microbatches_do_not_change_the_weighted_sum(aggregation):
     loss = torch.where(MASK, torch.arange(12.0, dtype=torch.float64).reshape(3, 4), NAN)
     weight = token_weights(MASK, aggregation, max_tokens=4).double()
@@ -203,7 +207,7 @@ def test_weighted_sum_by_hand_with_its_gradient():
 
 
 def test_token_weights_refuse_what_cannot_be():
-    with pytest.raises(ValueError, match="aggregation must be one of token_mean, sequence_mean, constant, got 'mean'"):
+    with pytest.raises(ValueError, match="of token_mean, sequence_mean, sequence_sum, constant, got 'mean'"):
         token_weights(MASK, "mean")
     with pytest.raises(ValueError, match="max_tokens of at least 1, got None"):
         token_weights(MASK, "constant")
@@ -241,3 +245,153 @@ def test_a_token_that_the_sampler_found_too_likely_weighs_less_and_none_weighs_m
     assert weight[0].tolist() == pytest.approx([0.6065, 1.0, 2.0, 1.0], abs=1e-4)
     with pytest.raises(ValueError, match=r"sampler_correction must be at least 1 .*got 0.5"):
         sampler_correction(old, sampled, cap=0.5)
+
+
+# A row whose tokens have moved by +.3 and -.1 (and one that is not the policy's), beside a row of one token at +.2.
+MOVED = ([0.3, -0.1, NAN], [0.2, NAN, NAN])
+MOVED_MASK = torch.tensor([[True, True, False], [True, False, False]])
+
+
+@pytest.mark.parametrize(
+    ("level", "expected"),
+    [
+        ("token", [[0.3, -0.1, 0.0], [0.2, 0.0, 0.0]]),
+        ("sequence", [[0.1, 0.1, 0.0], [0.2, 0.0, 0.0]]),  # the mean of .3 and -.1
+        ("product", [[0.2, 0.2, 0.0], [0.2, 0.0, 0.0]]),  # their sum
+    ],
+)
+def test_the_ratio_of_a_token_of_a_rows_mean_and_of_a_whole_row(level, expected):
+    found = log_ratio(tensor(*MOVED), torch.zeros(2, 3), level, mask=MOVED_MASK)
+    torch.testing.assert_close(found, tensor(*expected))
+
+
+@pytest.mark.parametrize(
+    ("level", "objective", "slopes"),
+    [
+        # With A = 2 and a mean over rows the row's loss is -2 ratio, for
+        # sequence: ratio exp(.1), of which each token holds half; product: ratio exp(.2), of which each holds all.
+        ("sequence", 2 * math.exp(0.1), [-math.exp(0.1)] * 2),
+        ("product", 2 * math.exp(0.2), [-2 * math.exp(0.2)] * 2),
+    ],
+)
+def test_the_loss_and_the_slopes_of_a_rows_ratio(level, objective, slopes):
+    logprob, mask = tensor([0.3, -0.1], grad=True), torch.ones(1, 2).bool()
+    old, advantage = torch.zeros(1, 2), tensor(2.0)
+    clip = {"clip_low": 0.3, "clip_high": 0.3}
+    loss = clipped_surrogate(logprob, old, advantage, level=level, mask=mask, **clip)
+    total = weighted_sum(loss, token_weights(mask, "sequence_mean"))
+    total.backward()
+    assert total.item() == pytest.approx(-objective)
+    assert logprob.grad[0].tolist() == pytest.approx(slopes)
+
+
+def test_a_rows_ratio_is_clipped_as_a_whole_and_counted_so():
+    """Row 1: exp(.1) is above 1.05, so both tokens are clipped, the second one's own ratio of exp(-.1) or not. Row 2:
+    exp(.2) with A < 0 is left free. One ratio a token would clip the first token alone."""
+    logprob, old, advantage = tensor(*MOVED, grad=True), torch.zeros(2, 3), tensor(1.0, -1.0)
+    clip = {"clip_low": 0.05, "clip_high": 0.05}
+    clipped_surrogate(logprob, old, advantage, level="sequence", mask=MOVED_MASK, **clip).sum().backward()
+    assert logprob.grad[0].tolist() == [0, 0, 0]
+    assert logprob.grad[1, 0].item() == pytest.approx(math.exp(0.2))
+    report = surrogate_report(logprob, old, advantage, MOVED_MASK, level="sequence", **clip)
+    assert report["clip_ratio/high"].tolist() == [[1, 1, 0], [0, 0, 0]]
+    assert report["clip_ratio"].tolist() == [[1, 1, 0], [0, 0, 0]]
+    torch.testing.assert_close(report["ratio/mean"][0, :2], tensor(math.exp(0.1), math.exp(0.1)))
+    by_token = surrogate_report(logprob, old, advantage, MOVED_MASK, **clip)
+    assert by_token["clip_ratio/high"].tolist() == [[1, 0, 0], [0, 0, 0]]
+    # the distance from the old policy is of tokens, whatever is clipped
+    torch.testing.assert_close(report["approx_kl"], by_token["approx_kl"], rtol=0, atol=0)
+
+
+def test_in_rows_of_one_token_all_ratios_are_the_same():
+    old = torch.linspace(-2, -1, 5)[:, None]
+    logprob, advantage = old + torch.linspace(-0.5, 0.5, 5)[:, None], tensor(1.0, -1.0, 2.0, -2.0, 1.0)
+    for function in (clipped_surrogate, weighted_logprob):
+        token, sequence, product = (
+            function(logprob, old, advantage, level=level, mask=torch.ones(5, 1).bool(), **CLIP)
+            for level in ("token", "sequence", "product")
+        )
+        torch.testing.assert_close(sequence, token, rtol=0, atol=0)
+        torch.testing.assert_close(product, token, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("level", ["sequence", "product"])
+def test_the_gradient_of_a_rows_ratio_is_that_of_finite_differences(level):
+    generator = torch.Generator().manual_seed(1)
+    old, move = torch.randn(2, 3, 4, generator=generator, dtype=torch.float64)
+    advantage = tensor(1.0, -2.0, 0.5).double()
+    weight = token_weights(MASK, "sequence_mean").double()
+
+    def total(x):
+        return weighted_sum(clipped_surrogate(old + x, old, advantage, level=level, mask=MASK, **CLIP), weight)
+
+    assert torch.autograd.gradcheck(total, (0.02 * move).requires_grad_())
+
+
+def test_at_the_first_step_the_product_of_rows_is_the_policy_gradient_of_tokens():
+    """A mean over rows of the whole ratio, and the sum over tokens of each one's: both slopes are -A / N a token."""
+    old, advantage = torch.zeros(3, 4), tensor(1.0, -2.0, 0.5)
+    slopes = {}
+    for level, aggregation in (("product", "sequence_mean"), ("token", "sequence_sum")):
+        logprob = torch.zeros(3, 4, requires_grad=True)
+        loss = penalty_surrogate(logprob, old, advantage, level=level, mask=MASK)
+        weighted_sum(loss, token_weights(MASK, aggregation)).backward()
+        slopes[level] = logprob.grad
+    num_rows = MASK.any(1).sum()
+    torch.testing.assert_close(slopes["product"], slopes["token"])
+    torch.testing.assert_close(slopes["token"], torch.where(MASK, -advantage[:, None] / num_rows, 0.0))
+
+
+def test_the_sum_over_a_rows_tokens_is_divided_by_the_rows_that_have_any():
+    mask = torch.tensor([[True, True, True], [True, False, False], [False, False, False]])
+    expected = [[0.5, 0.5, 0.5], [0.5, 0.0, 0.0], [0.0, 0.0, 0.0]]
+    assert token_weights(mask, "sequence_sum").tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "weight"),
+    [(1.0, 2.0, 1.0), (0.1, 1.0, 0.1), (4.0, -1.0, 4.0), (9.0, 1.0, 5.0), (9.0, -1.0, 5.0)],
+)
+def test_cispo_weighs_the_gradient_by_a_ratio_of_at_most_five_and_never_drops_a_token(ratio, advantage, weight):
+    """clip_high=4 is a distance: the largest weight is 5; clip_low=1: there is no smallest. On policy the weight is 1
+    (a peer's default reads the number as the weight itself, .2)."""
+    logprob = tensor(math.log(ratio) - 3, grad=True)
+    loss = weighted_logprob(logprob, tensor(-3.0), tensor(advantage), clip_low=1.0, clip_high=4.0)
+    loss.sum().backward()
+    assert loss.item() == pytest.approx(-weight * advantage * (math.log(ratio) - 3), rel=1e-6)
+    assert logprob.grad.item() == pytest.approx(-weight * advantage, rel=1e-6)
+
+
+def test_a_weight_counts_as_clipped_whatever_the_sign_of_the_advantage():
+    logprob, mask = tensor([0.5, 1.5, 1.5, 1.0, 0.5]).log(), torch.ones(1, 5).bool()
+    advantage = tensor([1.0, -1.0, 0.0, 1.0, -1.0])
+    old = torch.zeros(1, 5)
+    cispo = surrogate_report(logprob, old, advantage, mask, objective="cispo", **CLIP)
+    assert cispo["clip_ratio/low"].tolist() == [[1, 0, 0, 0, 1]]
+    assert cispo["clip_ratio/high"].tolist() == [[0, 1, 0, 0, 0]]
+    plain = surrogate_report(logprob, old, advantage, mask, objective="plain", **CLIP)
+    assert plain["clip_ratio"].sum() == 0
+    capped = surrogate_report(logprob, old, advantage, mask, ratio_cap=1.3, **CLIP)
+    assert capped["clip_ratio/cap"].tolist() == [[0, 1, 0, 0, 0]]
+    assert capped["clip_ratio"].tolist() == [[0, 1, 0, 0, 1]]
+
+
+def test_another_level_is_refused():
+    with pytest.raises(ValueError, match="level must be one of token, sequence, product, got 'row'"):
+        log_ratio(tensor(0.0), tensor(0.0), "row")
+
+
+@pytest.mark.parametrize("level", RATIOS)
+@pytest.mark.parametrize("function", [clipped_surrogate, weighted_logprob])
+@pytest.mark.parametrize("rubbish", [NAN, math.inf, -math.inf])
+def test_rubbish_in_masked_slots_does_not_enter_a_rows_ratio(level, function, rubbish):
+    old, move = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    advantage = tensor(1.0, -2.0, 0.5).double()
+    results = []
+    for fill in (0.0, rubbish):
+        logprob = torch.where(MASK, old + move / 9, fill).requires_grad_()
+        loss = function(logprob, torch.where(MASK, old, fill), advantage, level=level, mask=MASK, **CLIP)
+        loss.sum().backward()
+        results.append((loss.detach(), logprob.grad))
+    for clean, dirty in zip(*results, strict=True):
+        torch.testing.assert_close(dirty, clean, rtol=0, atol=0)

@@ -56,7 +56,7 @@ def test_a_torn_last_line_is_left_out_and_removed_when_writing_goes_on(tmp_path,
 def test_a_broken_line_in_the_middle_is_named(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"iteration": 1}\nnonsense\n{"iteration": 2}\n')
-    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: not a metrics record"):
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: not a record"):
         read_metrics(path)
     path.write_text('{"iteration": 1}\n{"kl": 1}\n{"iteration": 2}\n')
     with pytest.raises(ValueError, match=r"line 2: .*integer `iteration`"):

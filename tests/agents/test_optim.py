@@ -1,4 +1,4 @@
-"""`Optimizer.descend`: the same step however a minibatch is cut, padded, ordered or soiled; schedules; bfloat16."""
+"""`Optimizer.descend`: minibatches, means, schedules, early stop, bfloat16. What must not matter: `test_invariance`."""
 
 import itertools
 
@@ -9,154 +9,13 @@ from small import (
     make_rollout,
     prompts_of,
     small_policy,
-    soiled,
     weights_of,
-    widened,
     with_critic,
 )
+from test_invariance import LARGE, seven_rows
 
-from agents.grpo import GRPO, GRPOConfig
-from agents.losses import AGGREGATIONS
 from agents.optim import MasterWeights, OptimConfig, Optimizer, TokenLoss, decayed
 from agents.ppo import PPO, PPOConfig
-
-LARGE = 1e-3
-"""A learning rate whose step is far above every tolerance here."""
-
-
-def seven_rows(**fields):
-    """Three problems of 3, 2 and 2 rows, lengths from 1 to 8, one row with tokens that are not the policy's."""
-    a, b, c = prompts_of((5, 9, 1))
-    responses = prompts_of((4, 1, 8, 3, 2, 6, 5), seed=1)
-    masks = [[1] * len(r) for r in responses]
-    masks[2] = [1, 1, 0, 0, 1, 1, 0, 1]
-    returns = [1.0, 0.0, 0.5, 0.2, 0.9, 0.3, 1.0]
-    fields = {"returns": returns, "problem": [0, 1, 0, 2, 2, 1, 0]} | fields
-    return make_rollout([a, b, a, c, c, b, a], responses, masks=masks, **fields)
-
-
-def grpo(policy=None, *, reference=None, **settings):
-    policy = policy or small_policy()
-    optim = OptimConfig(**{"learning_rate": LARGE} | settings.pop("optim", {}))
-    config = GRPOConfig(optim=optim, **settings)
-    return GRPO(config, policy, Optimizer(policy, optim, total_iterations=10, seed=0), reference)
-
-
-def ppo(policy=None, *, reference=None, **settings):
-    policy = policy or with_critic()
-    optim = OptimConfig(**{"learning_rate": LARGE, "epochs": 2, "minibatch_rows": 4} | settings.pop("optim", {}))
-    config = PPOConfig(optim=optim, entropy_coef=0.01, **settings)
-    return PPO(config, policy, Optimizer(policy, optim, total_iterations=10, seed=0), reference)
-
-
-def learned(make, rollout, **settings):
-    """Weights and metrics after one update, from the same start."""
-    agent = make(**settings)
-    before = weights_of(agent.policy)
-    metrics = agent.update(rollout)
-    after = weights_of(agent.policy)
-    assert distance(before, after) > LARGE / 2
-    return after, metrics
-
-
-AGENTS = {
-    "grpo": (grpo, {}),
-    "grpo two epochs": (grpo, {"optim": {"epochs": 2, "minibatch_rows": 3}}),
-    "grpo kl in loss": (lambda **s: grpo(reference=small_policy(seed=3), **s), {"kl_coef": 0.1}),
-    "grpo kl in reward": (lambda **s: grpo(reference=small_policy(seed=3), **s), {"kl_coef": 0.1, "kl_in": "reward"}),
-    "ppo": (ppo, {}),
-    "ppo with a reference": (lambda **s: ppo(reference=small_policy(seed=3), **s), {"kl_coef": 0.1}),
-    "ppo separate critic": (lambda **s: ppo(with_critic(separate=True), **s), {}),
-    "ppo penalty": (ppo, {"objective": "penalty"}),
-    "ppo with all that adapts": (ppo, {"normalize_values": True, "whiten_rewards": "tokens", "entropy_target": 9.0}),
-}
-every_agent = pytest.mark.parametrize(("make", "settings"), AGENTS.values(), ids=list(AGENTS))
-
-
-@pytest.mark.parametrize("aggregation", AGGREGATIONS)
-@pytest.mark.parametrize("make", [grpo, ppo])
-def test_the_step_does_not_depend_on_the_size_of_microbatches(make, aggregation):
-    """At most 1 token (a row each), 20 (some rows) and all at once; gradients are not divided by a count of parts."""
-    results = [
-        learned(make, seven_rows(), optim={"microbatch_tokens": n, "aggregation": aggregation})[0]
-        for n in (1, 20, 9999)
-    ]
-    assert distance(results[0], results[2]) < 3e-6
-    assert distance(results[1], results[2]) < 3e-6
-
-
-@every_agent
-def test_columns_of_padding_change_nothing(make, settings):
-    expected, metrics = learned(make, seven_rows(), **settings)
-    found, wide_metrics = learned(make, widened(seven_rows(), 6), **settings)
-    assert distance(found, expected) < 1e-6
-    assert wide_metrics == pytest.approx(metrics, abs=1e-5)
-
-
-@every_agent
-def test_the_order_of_rows_changes_nothing(make, settings):
-    """With one minibatch; minibatches are drawn by problem, so the order inside a problem never counts."""
-    settings = settings | {"optim": {"epochs": 2, "minibatch_rows": None}}
-    order = torch.tensor([3, 6, 1, 0, 5, 2, 4])
-    expected, metrics = learned(make, seven_rows(), **settings)
-    found, shuffled = learned(make, seven_rows()[order], **settings)
-    assert distance(found, expected) < 2e-5
-    assert shuffled == pytest.approx(metrics, abs=1e-4)
-
-
-@every_agent
-def test_what_stands_where_nothing_is_read_changes_nothing(make, settings):
-    """NaN in every masked slot, nonsense beyond the lengths."""
-    expected, metrics = learned(make, seven_rows(), **settings)
-    agent = make(**settings)
-    found = agent.update(soiled(seven_rows(), agent.policy))
-    assert distance(weights_of(agent.policy), expected) == 0
-    assert found == metrics
-
-
-def with_invalid_rows():
-    """The seven rows and three whose grader failed, in the same problems."""
-    b, c = prompts_of((9, 1), seed=0)[0], prompts_of((1,))[0]
-    rollout = seven_rows()
-    extra = seven_rows()[torch.tensor([0, 3, 5])].with_(valid=torch.zeros(3, dtype=torch.bool))
-    assert b != c
-    joined = {
-        name: torch.cat([getattr(rollout, name), getattr(extra, name)])
-        for name in (f for f in rollout.__slots__ if getattr(rollout, f) is not None)
-    }
-    return rollout.with_(**joined)
-
-
-@every_agent
-@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean"])
-def test_invalid_rows_change_nothing(make, settings, aggregation):
-    settings = settings | {"optim": {"minibatch_rows": None, "epochs": 1, "aggregation": aggregation}}
-    expected, metrics = learned(make, seven_rows(), **settings)
-    found, more = learned(make, with_invalid_rows(), **settings)
-    assert distance(found, expected) < 1e-6
-    assert more == pytest.approx(metrics, abs=1e-5)
-    agent = make(**settings)
-    assert agent.update(soiled(with_invalid_rows(), agent.policy)) == pytest.approx(metrics, abs=1e-5)
-
-
-@every_agent
-def test_a_rollout_without_a_valid_row_teaches_nothing(make, settings):
-    agent = make(**settings)
-    before = weights_of(agent.policy)
-    metrics = agent.update(seven_rows(valid=torch.zeros(7, dtype=torch.bool)))
-    assert distance(before, weights_of(agent.policy)) == 0
-    assert metrics["optimizer_steps"] == 0
-
-
-@pytest.mark.parametrize("rows", [1, 3, 4, 5, 7, 100])
-@pytest.mark.parametrize("make", [grpo, ppo])
-def test_nothing_need_be_divisible(make, rows):
-    """Problems of 3, 2 and 2 rows stay together, so a minibatch of 4 holds 4 or 5 rows and the last what is left."""
-    agent = make(optim={"minibatch_rows": rows, "epochs": 1})
-    batches = list(agent.optimizer._minibatches(seven_rows()))
-    assert sorted(torch.cat(batches).tolist()) == list(range(7))
-    assert all(len(batch) >= rows for batch in batches[:-1])
-    assert agent.update(seven_rows())["optimizer_steps"] == len(batches)
 
 
 def test_minibatches_hold_whole_problems_in_an_order_of_their_own_for_every_epoch():

@@ -3,7 +3,7 @@ import math
 
 from rich.console import Console
 
-from agents.progress import Progress, printable, sparkline
+from agents.progress import QUIET_SECONDS, Progress, printable, sparkline
 
 METRICS = {"reward/mean": 0.5, "eval/accuracy": 0.25, "kl": 0.001, "explained_variance": math.nan, "other": 1.0}
 
@@ -67,3 +67,22 @@ def test_long_samples_are_cut():
     assert printable("a\n\n\nb") == "a\nb"
     assert printable("x\n" * 50).endswith("x …")
     assert len(printable("y" * 5000)) < 410
+
+
+def test_a_long_iteration_says_what_it_is_doing():
+    """In a panel at once, until the iteration is over; as a line only where nothing was said for a while."""
+
+    def act(progress):
+        progress.update(1, {"reward/mean": 0.5})
+        progress.busy("20 of 32 groups vary, round 3 of 11")
+
+    assert "20 of 32 groups vary, round 3 of 11" in shown(True, act)
+    assert shown(False, act).count("\n") == 1
+
+    def act_slowly(progress):
+        act(progress)
+        progress._said -= QUIET_SECONDS
+        progress.busy("27 of 32 groups vary, round 4 of 11")
+        progress.busy("31 of 32 groups vary, round 5 of 11")
+
+    assert shown(False, act_slowly).splitlines()[1:] == ["iteration 2: 27 of 32 groups vary, round 4 of 11"]

@@ -11,6 +11,7 @@ import time
 
 import pytest
 import torch
+from killed import assert_same_run
 
 from agents import checkpoint
 from agents.metrics import read_metrics
@@ -112,10 +113,15 @@ def test_a_run_leaves_everything_that_it_promised(run, tmp_path, agent, names):
     assert summary["models_held"] == 1
     assert {"eval/pass@1", "eval/pass@2", "eval/sampled_accuracy"} <= set(summary["after"])
 
+    held_out = json.loads((folder / "held_out.json").read_text())
+    assert sum(held_out["correct"]) / len(held_out["correct"]) == summary["accuracy"]["after"]
+
     records = read_metrics(folder / "metrics.jsonl")
     assert [record["iteration"] for record in records] == [1, 2, 3]
     for record in records:
         assert set(MATTER + names) <= set(record)
+    for metric in ("calls", "errors", "timeouts", "cached", "seconds_p50", "seconds_p95", "queue_seconds_p95"):
+        assert [f"scoring/right/{metric}" in record for record in records] == [True] * 3
     assert "eval/accuracy" in records[1]
     assert records[-1]["num_tokens"] == summary["tokens"]
 
@@ -235,7 +241,7 @@ def test_a_killed_run_loses_at_most_the_checkpoint_interval_and_an_interrupted_o
 
     run("resume=runs/long", f"iterations={stopped + 1}")
     run(*settings[:-3], "evaluation.every=0", "name=whole", f"iterations={stopped + 1}")
-    same(curve(tmp_path / "runs/whole"), curve(folder))
+    assert_same_run(tmp_path / "runs/whole", folder)
 
 
 def problems(path, *lines):

@@ -1,16 +1,26 @@
 import json
 
 import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
-from benchmarks.finished_run import FinishedRun, run_training
-from benchmarks.ppo_vs_grpo import BenchmarkConfig, at_tokens, benchmark, results_of, table
+from agents.config import typed
+from agents.run import prepare
+from agents.saved import CONF
+from agents.train import train
+from benchmarks import ppo_vs_grpo
+from benchmarks.finished_run import FinishedRun, read_run, run_training
+from benchmarks.ppo_vs_grpo import BenchmarkConfig, benchmark
 
-SMALL = ["policy=tiny", "policy.tiny.hidden_size=16", "policy.tiny.num_layers=1", "env.max_new_tokens=4", "threads=1"]
-SMALL += ["evaluation.problems=20", "evaluation.every=1", "logging.completions=false", "agent.optim.warmup_steps=0"]
+SMALL = ["policy=tiny", "policy.tiny.hidden_size=32", "policy.tiny.num_layers=1", "env.max_new_tokens=2", "threads=1"]
+SMALL += ["task.length=3", "+task.base=3", "task.operation=largest", "+task.test_share=0.4", "evaluation.every=16"]
+SMALL += ["logging.completions=false"]
+FAST = ["agent.optim.warmup_steps=0", "agent.optim.learning_rate=5e-3", "agent.optim.decay=constant"]
+FAST += ["agent.optim.epochs=2", "agent.prompts=16", "agent.group_size=8"]
 
 
-def finished(agent="ppo", seed=0, accuracies=(0.2, 0.6, 1.0), seconds=10.0):
-    """100 tokens an iteration, an evaluation each."""
+def finished(agent="ppo", seed=0, accuracies=(0.2, 0.6, 1.0), seconds=10.0, before=0.0):
+    """100 tokens an iteration, an evaluation each; 10 problems."""
     records = [
         {
             "iteration": i + 1,
@@ -25,17 +35,46 @@ def finished(agent="ppo", seed=0, accuracies=(0.2, 0.6, 1.0), seconds=10.0):
         for i, accuracy in enumerate(accuracies)
     ]
     summary = {
-        "accuracy": {"before": 0.0, "after": accuracies[-1]},
+        "accuracy": {"before": before, "after": accuracies[-1]},
+        "before": {"eval/accuracy": before},
         "seconds": seconds * len(accuracies),
         "tokens": 100 * len(accuracies),
         "iterations": len(accuracies),
         "peak_memory_gb": 0.5,
         "models_held": 1,
         "model": "tiny",
-        "num_problems": 20,
+        "task": "digits",
+        "device": "cpu",
+        "precision": "float32",
     }
     settings = {"agent": {"name": agent} | ({"critic": "shared"} if agent == "ppo" else {})}
-    return FinishedRun(agent, seed, f"python -m agents.train agent={agent}", settings, summary, records, 42.0)
+    right = [int(i < round(10 * accuracies[-1])) for i in range(10)]
+    held_out = {"correct": right, "samples": 2, "num_correct": [2 * x for x in right]}
+    command = f"python -m agents.train agent={agent}"
+    return FinishedRun(agent, seed, command, settings, summary, records, 42.0, held_out)
+
+
+def configured(tmp_path, **settings):
+    common = ["policy=tiny", "threads=1"]
+    places = {"runs": str(tmp_path / "runs"), "output": str(tmp_path / "out")}
+    return BenchmarkConfig(**{"tokens": 300, "seeds": [0, 1, 2], "common": common, "draws": 500} | places | settings)
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Instead of processes: what they would have found. `broken` ones break off."""
+    started, broken = [], set()
+
+    def run(agent, seed, folder, overrides, *, choice=None, watch=None):
+        started.append((agent, seed))
+        if (agent, seed) in broken:
+            raise RuntimeError(f"python -m agents.train agent={agent} ended with 1:\nerror: out of memory")
+        watch({"num_tokens": 1.0, "reward/mean": 0.5})
+        return finished(agent, seed, (0.1, 0.1) if agent == "slow" else (0.5, 1.0))
+
+    monkeypatch.setattr(ppo_vs_grpo, "run_training", run)
+    monkeypatch.setattr(ppo_vs_grpo, "memory_of_an_idle_process", lambda: 0.4)
+    return started, broken
 
 
 def test_a_curve_starts_before_training_and_averages_rewards_between_evaluations():
@@ -47,51 +86,105 @@ def test_a_curve_starts_before_training_and_averages_rewards_between_evaluations
 
 
 def test_accuracies_are_compared_at_equal_tokens():
-    assert at_tokens(finished(), "eval/accuracy", 150) == pytest.approx(0.4)
-    assert at_tokens(finished(), "eval/accuracy", 50) == pytest.approx(0.1)
-    assert at_tokens(finished(), "eval/accuracy", 999) == 1.0
+    run = ppo_vs_grpo.result_of(finished(), "same", {})
+    assert run.at("eval/accuracy", 150) == pytest.approx(0.4)
+    assert run.at("eval/accuracy", 50) == pytest.approx(0.1)
+    assert run.at("eval/accuracy", 999) == 1.0
+    assert run.critic == "a head on the policy's hidden states"
+    assert run.reach(0.5).tokens == 200
+    assert run.reach(1.01).censored
 
 
-def test_the_target_is_reached_at_the_first_evaluation_that_shows_it():
-    reached = finished().reached(0.5)
-    assert reached is not None
-    assert reached["num_tokens"] == 200
-    assert finished().reached(1.01) is None
+def test_a_run_that_breaks_off_is_reported_and_the_others_go_on(tmp_path, trained):
+    started, broken = trained
+    broken |= {("grpo", 1)}
+    heard = []
+    last = benchmark(configured(tmp_path), "python", heard.append)
+    assert started == [(name, seed) for seed in (0, 1, 2) for name in ("ppo", "grpo")]
+    assert last["failures"] == ["grpo-seed1"]
+    text = (tmp_path / "out" / "table.md").read_text()
+    assert "**grpo, seed 1, broke off and is left out, which flatters it: error: out of memory**" in text
+    assert "0 of 6" not in text
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert {c["num_seeds"] for c in results["comparisons"]} == {2}
+    assert any("broke off and is left out" in line for line in heard)
 
 
-def test_results_hold_every_seed_with_mean_and_range():
-    runs = [finished(a, s, (0.2, 0.5 + 0.1 * s)) for s in (0, 1) for a in ("ppo", "grpo")]
-    results = results_of(runs, BenchmarkConfig(tokens=200, seeds=[0, 1], target=0.55))
-    ppo = results["agents"]["ppo"]
-    assert ppo["accuracy"]["1"]["seeds"] == pytest.approx([0.5, 0.6])
-    assert ppo["accuracy"]["1"]["mean"] == pytest.approx(0.55)
-    assert ppo["tokens_to_target"]["seeds"] == [None, 200]
-    assert results["agents"]["grpo"]["critic"] == "none"
-    about = {"machine": {}, "code": {}, "idle_memory_gb": 0.4, "date": "today", "command": "python"}
-    about["machine"] = {"processor": "P", "cores": 2, "memory_gb": 8, "torch": "2", "accelerator": None}
-    about["code"] = {"commit": "abc", "changed_files": 0}
-    text = table({**about, **results})
-    assert "| tokens to an accuracy of 0.55 | 200 (1 of 2 seeds) | 200 (1 of 2 seeds) |" in text
-    assert "| of these collecting / updating | 75% / 25% | 75% / 25% |" in text
+def test_an_agent_that_always_breaks_off_does_not_take_the_others_along(tmp_path, trained):
+    trained[1].update(("grpo", seed) for seed in (0, 1, 2))
+    variants = {"slow": ["agent=grpo", "agent.optim.learning_rate=0"]}
+    last = benchmark(
+        configured(tmp_path, agents=["ppo", "grpo", "slow"], variants=variants), "python", lambda text: None
+    )
+    assert set(last["agents"]) == {"ppo", "slow"}
+    assert last["verdicts"][0]["winner"] == "ppo"
+    trained[1].update((name, seed) for name in ("ppo", "slow") for seed in (0, 1, 2))
+    with pytest.raises(RuntimeError, match=r"no run came to its end; the first that failed: .*\n.*out of memory"):
+        benchmark(configured(tmp_path), "python", lambda text: None)
 
 
-def test_a_small_benchmark_writes_everything_and_ends_in_one_object(tmp_path):
-    config = BenchmarkConfig(
-        tokens=300,
-        seeds=[0],
-        both=SMALL,
-        ppo=["agent.prompts=8", "agent.optim.minibatch_rows=8"],
-        grpo=["agent.prompts=4", "agent.group_size=8"],
-        runs=str(tmp_path / "runs"),
-        output=str(tmp_path / "out"),
+def test_resuming_measures_only_what_is_missing_or_was_measured_otherwise(tmp_path, trained):
+    started, broken = trained
+    broken |= {("grpo", 1)}
+    benchmark(configured(tmp_path), "python", lambda text: None)
+    broken.clear()
+    started.clear()
+    last = benchmark(configured(tmp_path, resume=True), "python", lambda text: None)
+    assert started == [("grpo", 1)]
+    assert last["failures"] == []
+    started.clear()
+    benchmark(configured(tmp_path, resume=True, settings={"grpo": ["agent.prompts=5"]}), "python", lambda text: None)
+    assert started == [("grpo", 0), ("grpo", 1), ("grpo", 2)]
+    started.clear()
+    benchmark(configured(tmp_path), "python", lambda text: None)
+    assert len(started) == 6
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Instead of processes of their own, which cost five seconds each before they begin."""
+
+    def run(agent, seed, folder, overrides, *, choice=None, watch=None):
+        with initialize_config_dir(CONF, version_base="1.3"):
+            places = [f"runs={folder.parent}", f"name={folder.name}", f"seed={seed}"]
+            composed = compose("train", overrides=[*choice, *overrides, *places])
+        made = prepare(typed(composed.copy()), OmegaConf.to_container(composed, resolve=True), lambda text: None)
+        try:
+            train(made, say=lambda text: None)
+        finally:
+            made.envs.close()
+        return read_run(agent, seed, "python -m agents.train", made.folder, 1.0)
+
+    monkeypatch.setattr(ppo_vs_grpo, "run_training", run)
+    monkeypatch.setattr(ppo_vs_grpo, "memory_of_an_idle_process", lambda: 0.4)
+
+
+def test_a_planted_difference_is_found_in_runs_that_really_ran(tmp_path, in_this_process):
+    """The same agent with learning rate 0; two seeds suffice where one gets every problem and the other none."""
+    config = configured(
+        tmp_path,
+        tokens=8000,
+        seeds=[0, 1],
+        agents=["grpo", "slow"],
+        common=SMALL,
+        settings={"grpo": FAST},
+        variants={"slow": ["agent=grpo", "agent.optim.learning_rate=0"]},
+        samples=2,
     )
     last = benchmark(config, "python -m benchmarks.ppo_vs_grpo", say=lambda text: None)
-    assert json.loads(json.dumps(last))["ppo"]["models_held"] == 1
+    accuracy, pass_1, *_ = json.loads(json.dumps(last))["verdicts"]
+    assert (accuracy["quantity"], accuracy["winner"]) == ("held-out accuracy", "grpo")
+    assert (pass_1["quantity"], pass_1["winner"]) == ("pass@1", "grpo")
     names = {file.name for file in (tmp_path / "out").iterdir()}
-    assert names == {"table.md", "results.json", "curves_tokens.png", "curves_seconds.png"}
+    assert names == {"report.html", "table.md", "results.json", "curves_tokens.png", "curves_seconds.png", "runs"}
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert all(tokens >= 300 for a in results["agents"].values() for tokens in a["tokens"]["seeds"])
-    assert results["runs"][0]["curve"][0]["num_tokens"] == 0
+    assert results["unpaired_seeds"] == []
+    assert results["unequal_settings"] == {}
+    for run in results["runs"]:
+        assert run["tokens"] >= 8000
+        kept = json.loads((tmp_path / "out" / "runs" / f"{run['name']}-seed{run['seed']}.json").read_text())
+        assert len(kept["correct"]) == len(kept["num_correct"]) == results["num_problems"] == 13
+        assert run["accuracy"] == pytest.approx(sum(kept["correct"]) / 13)
 
 
 def test_a_run_that_fails_shows_the_end_of_its_log(tmp_path):
@@ -105,7 +198,10 @@ def test_a_run_that_fails_shows_the_end_of_its_log(tmp_path):
         ({"tokens": 0}, "tokens must be at least 1, got 0"),
         ({"target": 0.0}, "target must be above 0"),
         ({"seeds": [1, 1]}, "seeds must hold at least one, each once"),
-        ({"agents": ["trpo"]}, "agents must be among ppo, grpo"),
+        ({"agents": []}, "agents must hold at least one"),
+        ({"samples": -1}, "samples must be at least 0"),
+        ({"level": 1.0}, "level must be at least 0.5 and below 1"),
+        ({"draws": 3}, "draws must be at least 100"),
     ],
 )
 def test_a_setting_out_of_range_is_named(settings, message):

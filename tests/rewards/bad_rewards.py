@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import os
 import re
+import signal
 import sys
 
 CALLS = itertools.count()
@@ -37,6 +38,19 @@ def leaves(completion):
     if not completion:
         sys.exit(0)
     return 0.0
+
+
+def takes_all_memory(completion):
+    return bytearray(1 << 45)
+
+
+def hangs(completion):
+    while True:
+        pass
+
+
+def is_killed(completion):
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def none(completion):

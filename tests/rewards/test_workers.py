@@ -139,6 +139,21 @@ def test_a_memory_limit_bounds_a_call_and_not_the_run():
         pool.close()
 
 
+def test_a_worker_that_cannot_even_hold_its_call_says_that_it_was_its_memory():
+    pool = Pool({"act": user_rewards.act}, memory_mb=128)
+    try:
+        too_large, after = ask(pool, "x" * (100 << 20), "family")
+        assert (too_large.reason, too_large.out_of_memory) == ("its worker process died (out of memory)", True)
+        assert after["own"]
+    finally:
+        pool.close()
+
+
+def test_a_worker_that_is_killed_was_not_out_of_its_memory(pool):
+    (lost,) = ask(pool, "die")
+    assert (lost.reason, lost.out_of_memory) == ("its worker process died (exit status 3)", False)
+
+
 def test_secrets_are_kept_from_workers_unless_named(monkeypatch, pool):
     monkeypatch.setenv("MY_API_KEY", "sesame")
     monkeypatch.setenv("MY_SETTING", "open")

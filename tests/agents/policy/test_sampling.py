@@ -158,6 +158,13 @@ def test_neighbouring_keys_give_unrelated_uniforms():
         assert (base == other).float().mean() < 0.01
 
 
+def test_two_seeds_share_no_uniform_at_any_episode():
+    """Shifted streams would look unrelated row by row and still make runs of different seeds the same draw."""
+    index = torch.arange(4096)
+    drawn = torch.cat([uniforms(seed, index, torch.full_like(index, 50)) for seed in range(4)])
+    assert drawn.unique().numel() == 4 * 4096
+
+
 def test_uniforms_do_not_depend_on_who_else_is_asked():
     index = torch.arange(10)
     together = uniforms(5, index, index + 3)

@@ -123,7 +123,7 @@ def test_in_bfloat16_sampler_and_scoring_differ_by_its_rounding_and_no_more(fami
     with torch.no_grad():
         scored = policy.evaluate(rollout).logprob
     difference = (scored - rollout.sampled_logprob)[rollout.mask].abs()
-    assert len(difference) > 300
+    assert len(difference) > 250
     assert float(difference.mean()) < 0.05
     assert float(difference.quantile(0.9)) < 0.12
     assert float(difference.max()) < 1.0

@@ -16,7 +16,24 @@ def test_a_letter_may_be_written_in_many_ways(answer):
     assert value(answer) == 1.0
 
 
-@pytest.mark.parametrize("answer", ["B", "A or C", "C or A", "A, C", "(A) (C)", "(C), not (B)", "42", "CC", "Cat", ""])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "B",
+        "A or C",
+        "C or A",
+        "A, C",
+        "(A) (C)",
+        "(C), not (B)",
+        "C, then B",
+        "C or maybe B",
+        r"C \& B",
+        "42",
+        "CC",
+        "Cat",
+        "",
+    ],
+)
 def test_another_letter_or_several_are_wrong(answer):
     assert value(answer) == 0.0
 

@@ -14,7 +14,9 @@ from rewards.preference.truth import Attainable, attainable, draw_ranking
 
 LISTENER = Listener(patience=None, steps=0.3, seed=1)
 """Sequences over 24 tokens, worth (sum of tokens + sum of neighbours) / sqrt(length). The neighbours' part is small:
-the tiny model does not learn 576 of them in so few steps."""
+who knows the tokens alone is 2.3 points and .03 nats short of Bayes here, with steps=0.7 7.6 points and .12. The tiny
+model learns the tokens in a few seconds, and of the 576 neighbours little even in 1,500 steps of 128 rows (6.5 to 7
+points and .11 nats short with steps=0.7), so a harder truth would test patience."""
 
 
 def write(path, count, responses, *, seed):

@@ -1,0 +1,28 @@
+"""The rule about time."""
+
+from __future__ import annotations
+
+from agents.doctor.finding import ALARM, Finding
+from agents.doctor.history import LEAST, History
+
+MOST = 0.5
+"""Share of an iteration: what takes more than half of it is what to make faster first."""
+
+
+def waits_for_rewards(history: History) -> Finding | None:
+    """Rewards take most of the time."""
+    seconds, whole = history.recent("scoring/seconds"), history.recent("time/seconds")
+    if len(seconds) < LEAST or len(seconds) != len(whole) or sum(seconds) <= MOST * sum(whole):
+        return None
+    share = min(1.0, sum(seconds) / sum(whole))
+    wait = (
+        "env.scoring=deferred computes them while other rows decode; " if history.setting.scoring != "deferred" else ""
+    )
+    return Finding(
+        "waits_for_rewards",
+        ALARM,
+        f"rewards are being computed during {share:.0%} of the time ({sum(seconds) / len(seconds):.1f} s of "
+        f"an iteration's {sum(whole) / len(whole):.1f} s)",
+        f"{wait}more env.reward_workers, env.cache_size where the same is asked again, or a faster reward",
+        share,
+    )

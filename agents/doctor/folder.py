@@ -1,0 +1,53 @@
+"""The history of a run from its folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import MISSING
+
+from agents.config import TrainConfig
+from agents.doctor.history import History, Setting
+from agents.metrics import read_metrics
+from agents.policy.hardware import PRECISIONS, pick_device, pick_dtype
+from agents.run import MISMATCH_LIMIT
+from agents.run_folder import RunFolder
+from agents.saved import saved_config
+
+
+@dataclass
+class DoctorConfig:
+    """Settings of `python -m agents.doctor`."""
+
+    run: str = MISSING
+    """Folder of a run, finished or not."""
+
+
+def history_of(path: str) -> History:
+    """What a run's folder says of it; a finished run's summary gives the examinations before and after.
+
+    Raises `ValueError` where it is not the folder of a run, and where no iteration was written yet.
+    """
+    folder = RunFolder(Path(path))
+    config = saved_config(folder)
+    records = read_metrics(folder.metrics) if folder.metrics.is_file() else []
+    if not records:
+        raise ValueError(f"{folder.path} has no iteration yet: {folder.metrics.name} is empty or missing")
+    summary = json.loads(folder.summary.read_text()) if folder.summary.is_file() else {}
+    before = {"iteration": 0, **summary.get("before", {})}
+    records[-1] |= summary.get("after", {})
+    setting = Setting.of(
+        config, num_problems=summary.get("num_problems"), mismatch_limit=MISMATCH_LIMIT[number_format(config, summary)]
+    )
+    return History([before, *records], setting)
+
+
+def number_format(config: TrainConfig, summary: Mapping[str, Any]) -> torch.dtype:
+    """What the run computed in: as its summary or its settings say, else what this machine would choose."""
+    named = summary.get("precision", config.policy.precision)
+    return PRECISIONS[named] if named in PRECISIONS else pick_dtype(named, pick_device(config.policy.device))
