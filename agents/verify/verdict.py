@@ -14,8 +14,6 @@ from agents.verify.promises import promise, truth
 
 TOLERANCE = 1e-10
 """Relative: what float64 leaves of an equality after some thousand sums."""
-BIAS = 1e-4
-"""Relative: below it a cell that is said to be biased is not."""
 
 
 @dataclass(frozen=True, slots=True)

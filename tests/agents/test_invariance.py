@@ -23,19 +23,26 @@ from agents.losses import AGGREGATIONS
 from agents.optim import OptimConfig, Optimizer
 from agents.ppo import PPO, PPOConfig
 from agents.trpo import TRPO, TRPOConfig
+from textenv.types import FinishReason
 
 LARGE = 1e-3
 """A learning rate whose step is far above every tolerance here."""
 
 
 def seven_rows(**fields):
-    """Three problems of 3, 2 and 2 rows, lengths from 1 to 8, one row with tokens that are not the policy's."""
+    """Three problems of 3, 2 and 2 rows, lengths from 1 to 8, one row with tokens that are not the policy's; two rows
+    that the budget cut."""
     a, b, c = prompts_of((5, 9, 1))
     responses = prompts_of((4, 1, 8, 3, 2, 6, 5), seed=1)
     masks = [[1] * len(r) for r in responses]
     masks[2] = [1, 1, 0, 0, 1, 1, 0, 1]
     returns = [1.0, 0.0, 0.5, 0.2, 0.9, 0.3, 1.0]
-    fields = {"returns": returns, "problem": [0, 1, 0, 2, 2, 1, 0]} | fields
+    ended, cut = int(FinishReason.EOS), int(FinishReason.BUDGET)
+    fields = {
+        "returns": returns,
+        "problem": [0, 1, 0, 2, 2, 1, 0],
+        "finish_reason": torch.tensor([ended, ended, ended, cut, ended, ended, cut]),
+    } | fields
     return make_rollout([a, b, a, c, c, b, a], responses, masks=masks, **fields)
 
 
@@ -218,6 +225,13 @@ def test_a_rollout_without_a_valid_row_teaches_nothing(make, settings):
     metrics = agent.update(seven_rows(valid=torch.zeros(7, dtype=torch.bool)))
     assert distance(before, weights_of(agent.policy)) == 0
     assert metrics["optimizer_steps"] == 0
+
+
+@pytest.mark.parametrize("name", ["grpo truncation mask", "ppo truncation mask", "ppo truncation penalty"])
+def test_what_is_done_about_cut_rows_changes_something(name):
+    """Else the tests above would say nothing about it."""
+    make, settings = AGENTS[name]
+    assert distance(learned(make, seven_rows(), **settings)[0], learned(make, seven_rows())[0]) > 1e-5
 
 
 @pytest.mark.parametrize("rows", [1, 3, 4, 5, 7, 100])
