@@ -51,6 +51,8 @@ class Cell:
     scene_name: str = "letters"
     older: bool = False
     """Whether an older policy acted, as in the second epoch of an update."""
+    group_size: int | None = None
+    """None: the scene's."""
     critic: str = "exact"
     """`exact`, or `wrong`, where there is one."""
     scored: bool = True
@@ -61,15 +63,14 @@ class Cell:
     @property
     def name(self) -> str:
         """The settings in words."""
-        if self.label is not None:
-            return self.label
         words = [f"{name}={_short(value)}" for name, value in self.settings.items()]
-        words += ["V wrong"] * (self.critic == "wrong") + ["older samples"] * self.older
-        return f"{self.agent} {' '.join(words)}".strip()
+        words = [self.agent, *words] if self.label is None else [self.label]
+        words += [f"groups of {self.group_size}"] * (self.group_size is not None)
+        return " ".join(words + ["V wrong"] * (self.critic == "wrong") + ["older samples"] * self.older)
 
     @property
     def scene(self) -> Scene:
-        return scene(self.scene_name, older=self.older)
+        return scene(self.scene_name, older=self.older, group_size=self.group_size)
 
     def config(self) -> Config:
         """Raises `ValueError` where the project refuses the settings."""
@@ -112,6 +113,14 @@ def table() -> list[Cell]:
             {"baseline": "group", "scale_advantages": "batch"},
             {"baseline": "group", "scale_advantages": "group"},
             scene_name="prompts",
+        ),
+        *cells(
+            "Advantages of two groups: an easy prompt, and a hard one that pays little",
+            "grpo",
+            {"baseline": "batch", "scale_advantages": "batch"},
+            {"baseline": "group", "scale_advantages": "group"},
+            scene_name="prompts",
+            group_size=5,
         ),
         *cells("Aggregation", "grpo", *({"aggregation": name} for name in AGGREGATIONS)),
         *cells(
@@ -275,13 +284,20 @@ def joined(*lists: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def named() -> list[Cell]:
-    """Settings that have a name: the agents' defaults and `conf/experiment`, at the first step of an update."""
-    found = [Cell("By name", agent, label=f"agent={agent}") for agent in CONFIGS]
+    """Settings that have a name: the agents' defaults and `conf/experiment`, at the first step of an update, and those
+    that take several steps at a later one."""
+    found = {f"agent={agent}": (agent, {}) for agent in CONFIGS}
     for path in sorted(EXPERIMENTS.glob("*.yaml")):
         experiment: Any = OmegaConf.to_container(OmegaConf.load(path))
-        agents = [line["override /agent"] for line in experiment.get("defaults", []) if "override /agent" in line]
-        if agents and agents[0] in CONFIGS:
-            settings = dict(experiment.get("agent", {}))
-            settings |= {"aggregation": settings.pop("optim", {}).get("aggregation", OptimConfig.aggregation)}
-            found.append(Cell("By name", agents[0], settings, label=f"experiment={path.stem}"))
-    return found
+        for line in experiment.get("defaults", []):
+            if line.get("override /agent") in CONFIGS:
+                found[f"experiment={path.stem}"] = (line["override /agent"], dict(experiment.get("agent", {})))
+    first, later = [], []
+    for label, (agent, settings) in found.items():
+        optim = settings.pop("optim", {})
+        if "aggregation" in optim:
+            settings["aggregation"] = optim["aggregation"]
+        first.append(Cell("By name, the first step", agent, settings, label=label))
+        if "minibatch_rows" in optim or agent == "ppo":
+            later.append(Cell("By name, a later step", agent, settings, label=label, older=True))
+    return first + later

@@ -61,14 +61,8 @@ class Leaves:
 def estimate(cell: Cell) -> Estimate:
     """Mean and variance of the gradient of one optimizer step."""
     with in_float64():
-        where, leaves = cell.scene, Leaves(with_critic(cell))
-        agent: Any = agent_of(cell, leaves)
-        batch, probability = where.batches()
-        rows = annotated(cell, batch.flatten())
-        parts = [rows[slice(start, start + batch.shape[1])] for start in range(0, len(rows), batch.shape[1])]
-        advantages, weights = zip(*(step_inputs(agent, part) for part in parts), strict=True)
-        loss = agent.loss(rows, *(torch.cat(column) for column in zip(*advantages, strict=True))).loss
-        return summed(where, leaves, batch, probability, weighted_sum(loss, torch.cat(weights)))
+        batch, probability = cell.scene.batches()
+        return weighed(gradients(cell, batch), probability)
 
 
 def estimate_k1(where: Scene) -> Estimate:
@@ -78,18 +72,32 @@ def estimate_k1(where: Scene) -> Estimate:
         batch, probability = where.batches()
         rows = where.world.rollout(batch.flatten())
         loss = k1(leaves.evaluate(rows).logprob, where.reference.score(rows).logprob)
-        return summed(where, leaves, batch, probability, loss[rows.mask].sum() / batch.shape[1])
+        return weighed(by_batch(where, leaves, batch, loss[rows.mask].sum() / batch.shape[1]), probability)
 
 
-def summed(
-    where: Scene, leaves: Leaves, batch: Int[Tensor, "B N"], probability: Float[Tensor, "B"], loss: Float[Tensor, ""]
-) -> Estimate:
-    """The gradient of the `loss` of all batches together, taken apart and weighed by how probable each is."""
+def weighed(gradient: Float[Tensor, "B D"], probability: Float[Tensor, "B"]) -> Estimate:
+    """Mean and variance over batches."""
+    mean = probability @ gradient
+    return Estimate(mean, float(probability @ (gradient - mean).square().sum(1)))
+
+
+def gradients(cell: Cell, batch: Int[Tensor, "B N"]) -> Float[Tensor, "B D"]:
+    """The gradient of one optimizer step on each batch, whose rows are trajectories' numbers."""
+    leaves = Leaves(with_critic(cell))
+    agent: Any = agent_of(cell, leaves)
+    rows = annotated(cell, batch.flatten())
+    parts = [rows[slice(start, start + batch.shape[1])] for start in range(0, len(rows), batch.shape[1])]
+    advantages, weights = zip(*(step_inputs(agent, part) for part in parts), strict=True)
+    loss = agent.loss(rows, *(torch.cat(column) for column in zip(*advantages, strict=True))).loss
+    return by_batch(cell.scene, leaves, batch, weighted_sum(loss, torch.cat(weights)))
+
+
+def by_batch(
+    where: Scene, leaves: Leaves, batch: Int[Tensor, "B N"], loss: Float[Tensor, ""]
+) -> Float[Tensor, "B D"]:
+    """The gradient of the `loss` of all batches together, taken apart."""
     loss.backward()
-    by_row = -to_logits(where, leaves, batch.flatten())
-    by_batch = by_row.view(*batch.shape, -1).sum(1)
-    mean = probability @ by_batch
-    return Estimate(mean, float(probability @ (by_batch - mean).square().sum(1)))
+    return -to_logits(where, leaves, batch.flatten()).view(*batch.shape, -1).sum(1)
 
 
 def step_inputs(agent: Any, part: Rollout) -> tuple[tuple[Tensor, ...], Tensor]:

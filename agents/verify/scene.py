@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import combinations_with_replacement, product
 
@@ -76,8 +76,9 @@ class Scene:
 
 
 @cache
-def scene(name: str, *, older: bool = False) -> Scene:
-    """The scene of that name; with `older` the policy that acted is not the one whose gradient is asked for.
+def scene(name: str, *, older: bool = False, group_size: int | None = None) -> Scene:
+    """The scene of that name; with `older` the policy that acted is not the one whose gradient is asked for. A
+    `group_size` other than the scene's own makes more batches.
 
     `bandit`: three arms of one token. `letters`: one prompt, two letters and an end, at most two tokens. `cut`: the same
     where more could be earned behind them. `prompts`: two of one letter, one easy and one hard. `long`: four tokens, at
@@ -95,6 +96,8 @@ def scene(name: str, *, older: bool = False) -> Scene:
         made, logits = enumerated(4, 3, group_size=2), ()
     else:
         raise ValueError(f"scene must be one of bandit, letters, cut, prompts, long, got {name!r}")
+    if group_size is not None:
+        made = replace(made, group_size=group_size)
     known = [torch.tensor(table, dtype=torch.float64) for table in logits]
     shape = made.num_states, made.vocabulary
     random = torch.randn(3, *shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)

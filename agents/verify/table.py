@@ -16,6 +16,8 @@ from agents.verify.differences import Difference
 from agents.verify.verdict import TOLERANCE, Verdict
 
 COLUMNS = ("settings", "scale", "bias", "variance", "cosine", "expected gradient")
+FEW = 3
+"""Logits that are shown one by one."""
 COLOURS = {"exact": "green", "other": "cyan", "biased": "yellow", "refused": "red"}
 LEGEND = (
     "Every batch is summed with its probability, nothing is sampled. scale: the multiple of the true gradient that comes "
@@ -55,14 +57,18 @@ def meaning(verdict: Verdict) -> str:
 def show(verdicts: Sequence[Verdict], console: Console) -> None:
     """Print one table a section."""
     for section, some in sections(verdicts):
+        few = all(len(verdict.gradient) <= FEW for verdict in some) and any(verdict.gradient for verdict in some)
         table = Table(title=section, title_justify="left", title_style="bold", expand=False, padding=(0, 1))
         for name in COLUMNS:
             right = name in COLUMNS[1:5]
             table.add_column(name, justify="right" if right else "left", no_wrap=right)
+        if few:
+            table.add_column("in the logits", no_wrap=True)
         for verdict in some:
             *cells, words = row(verdict)
             colour = COLOURS[verdict.kind] if verdict.kept else "bold white on red"
-            table.add_row(*map(Text, cells), Text(words, style=colour))
+            logits = [" ".join(f"{x + 0.0:9.6f}" for x in verdict.gradient)] if few else []
+            table.add_row(*map(Text, cells), Text(words, style=colour), *logits)
         console.print(table)
 
 
