@@ -74,11 +74,18 @@ class GRPOConfig:
     the reverse KL's gradient, or `k3` (the forward KL's, as the paper); in the reward `k1`."""
     reference_every: int | None = None
     """Iterations after which the reference becomes what the policy is; null: it stays as it was before training."""
+    critic: str = "none"
+    """There is none; a setting so that a run says it."""
     optim: OptimConfig = field(
         default_factory=lambda: OptimConfig(learning_rate=1.5e-5, warmup_steps=3, decay="linear", decay_share=0.5)
     )
 
     def __post_init__(self) -> None:
+        require(
+            self.critic == "none",
+            "agent.critic must be none: GRPO compares a completion with the others of its prompt and has no critic "
+            f"(agent=ppo has one), got {self.critic!r}",
+        )
         self._check_numbers()
         for name, known in CHOICES.items():
             require(
@@ -182,11 +189,6 @@ class GRPOConfig:
             "agent.optim.aggregation must be sequence_mean with agent.ratio=product (it is one factor a row; any other "
             f"would count it once a token, long rows twice over), got {self.optim.aggregation}",
         )
-
-    @property
-    def critic(self) -> str:
-        """There is none."""
-        return "none"
 
     @property
     def needs_reference(self) -> bool:

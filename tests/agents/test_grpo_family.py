@@ -349,7 +349,7 @@ def test_a_member_learns_to_repeat_a_digit(name, monkeypatch):
         return agent_of(policy, optim=OptimConfig(**optim), **settings)
 
     monkeypatch.setattr(test_learning, "make_agent", make_agent)
-    monkeypatch.setattr(test_learning, "ITERATIONS", 25)
+    monkeypatch.setattr(test_learning, "ITERATIONS", {"grpo": 25})
     before, after = test_learning.reward_after_training("grpo", 0)
     assert before < 0.3
     assert after > 0.7

@@ -29,6 +29,7 @@ BAD = [
     (OptimConfig, "agent.optim.decay_share must be in (0, 1]", 0.0),
     (OptimConfig, "agent.optim.critic_decay must be one of constant, linear, cosine", "square"),
     (OptimConfig, "agent.optim.aggregation must be one of token_mean, sequence_mean, sequence_sum, constant", "sum"),
+    (GRPOConfig, "agent.critic must be none: GRPO compares a completion with the others of its prompt", "shared"),
     (GRPOConfig, "agent.prompts must be at least 1", 0),
     (GRPOConfig, "agent.group_size must be at least 2 (a completion is compared with its group)", 1),
     (GRPOConfig, "agent.scale_advantages must be one of group, batch, none", "std"),
