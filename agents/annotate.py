@@ -28,7 +28,8 @@ def annotate(
     rollout: Rollout, policy: Policy, reference: Policy | None, config: OptimConfig, *, exact_kl: bool = False
 ) -> Rollout:
     """`rollout` with `old_logprob` (where several steps need it), `value`, `final_value`, `reference_logprob`, and with
-    `exact_kl` the `reference_kl`."""
+    `exact_kl`, where there is a reference, the `reference_kl`."""
+    exact_kl = exact_kl and reference is not None
     several, size = several_steps(config, len(rollout)), config.microbatch_tokens
     exact = policy.model.weight.dtype != torch.bfloat16
     if policy.value_head is not None or exact_kl or (several and not exact):

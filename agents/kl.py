@@ -63,6 +63,16 @@ def placed_estimator(place: str, kind: str | None) -> str:
     return kind
 
 
+def check_renewal(every: int | None, kl_coef: float) -> None:
+    """Raise `ValueError` for a reference that is to be renewed every `every` iterations and is not there."""
+    if every is None:
+        return
+    if every < 1:
+        raise ValueError(f"agent.reference_every must be at least 1 or null, got {every}")
+    if not kl_coef > 0:
+        raise ValueError(f"agent.reference_every={every} needs a reference policy: set agent.kl_coef above 0")
+
+
 def k1(logprob: Float[Tensor, "*shape"], reference_logprob: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """`d`: for reward and reports, never for a loss."""
     return logprob - reference_logprob

@@ -22,6 +22,12 @@ def renew(reference: Policy, policy: Policy) -> None:
     reference.reset()
 
 
+def renew_when_due(reference: Policy | None, policy: Policy, *, every: int | None, num_updates: int) -> None:
+    """`renew` behind every `every`th update; None: never."""
+    if reference is not None and every is not None and num_updates % every == 0:
+        renew(reference, policy)
+
+
 def reference_state(reference: Policy | None, every: int | None) -> dict[str, Tensor] | None:
     """Its weights, where they change; a reference that does not is built anew from where the run began."""
     if reference is None or every is None:

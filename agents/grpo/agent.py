@@ -24,7 +24,7 @@ from agents.kl import kl_penalty
 from agents.losses import entropy_bonus, sampler_correction
 from agents.optim import Optimizer, TokenLoss
 from agents.policy import Policy
-from agents.reference import load_reference, reference_state, renew
+from agents.reference import load_reference, reference_state, renew_when_due
 from agents.rollout import Lesson, Rollout
 
 
@@ -40,7 +40,7 @@ class GRPO:
     def update(self, rollout: Rollout) -> dict[str, float]:
         """Learn from one rollout; returns metrics."""
         c = self.config
-        rollout = annotate(rollout, self.policy, self.reference, c.optim, exact_kl=c.kl_coef > 0 and c.kl_in == "both")
+        rollout = annotate(rollout, self.policy, self.reference, c.optim, exact_kl=c.kl_in == "both")
         advantage = self.advantages(rollout)
         self.lesson = Lesson(rollout, advantage)
         learned = self.optimizer.descend(
@@ -49,8 +49,7 @@ class GRPO:
             skip=None if self._penalizes or c.entropy_coef else teaches_nothing(advantage),
             max_tokens=rollout.mask.shape[1],
         )
-        if self.reference is not None and c.reference_every and self.optimizer.num_updates % c.reference_every == 0:
-            renew(self.reference, self.policy)
+        renew_when_due(self.reference, self.policy, every=c.reference_every, num_updates=self.optimizer.num_updates)
         flat = float(zero_variance_share(rollout.returns, rollout.problem, rollout.valid))
         return {**learned, **kl_metrics(rollout), "groups/zero_variance_share": flat}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from agents.advantages import BASELINES, SCALES
-from agents.kl import placed_estimator
+from agents.kl import check_renewal, placed_estimator
 from agents.losses import OBJECTIVES, RATIOS
 from agents.optim import OptimConfig, require
 
@@ -93,12 +93,7 @@ class GRPOConfig:
                 f"agent.{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}",
             )
         placed_estimator(self.kl_in, self.kl_estimator)
-        every = self.reference_every
-        require(every is None or every >= 1, f"agent.reference_every must be at least 1 or null, got {every}")
-        require(
-            every is None or self.kl_coef > 0,
-            f"agent.reference_every={every} needs a reference policy: set agent.kl_coef above 0",
-        )
+        check_renewal(self.reference_every, self.kl_coef)
         self._check_advantages()
         self._check_objective()
 

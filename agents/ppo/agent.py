@@ -31,7 +31,7 @@ from agents.ppo import values
 from agents.ppo.config import PPOConfig
 from agents.ppo.objective import objective
 from agents.ppo.values import ValueScale
-from agents.reference import load_reference, reference_state, renew
+from agents.reference import load_reference, reference_state, renew_when_due
 from agents.rollout import Lesson, Rollout
 
 
@@ -51,7 +51,7 @@ class PPO:
     def update(self, rollout: Rollout) -> dict[str, float]:
         """Learn from one rollout; returns metrics."""
         c = self.config
-        rollout = annotate(rollout, self.policy, self.reference, c.optim, exact_kl=c.kl_coef > 0 and c.kl_in == "both")
+        rollout = annotate(rollout, self.policy, self.reference, c.optim, exact_kl=c.kl_in == "both")
         rollout = self._in_reward_units(counted(rollout, c.truncation))
         advantage, target = self.advantages(rollout)
         self._rescale(target, rollout)
@@ -67,8 +67,7 @@ class PPO:
         metrics = {**learned, **kl_metrics(rollout), **critic_metrics(rollout, target), **self._weights()}
         if rollout.trainable.any() and not warming_up:  # else nothing has moved that could be adapted to
             self._adapt(metrics, len(rollout))
-        if self.reference is not None and c.reference_every and self.optimizer.num_updates % c.reference_every == 0:
-            renew(self.reference, self.policy)
+        renew_when_due(self.reference, self.policy, every=c.reference_every, num_updates=self.optimizer.num_updates)
         return metrics
 
     def _weights(self) -> dict[str, float]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from agents.credit import WHITENED, check_truncation
 from agents.entropy import EntropyControl, check_entropy, entropy_control
-from agents.kl import Controller, FixedKL, HalvingKL, HorizonKL, placed_estimator
+from agents.kl import Controller, FixedKL, HalvingKL, HorizonKL, check_renewal, placed_estimator
 from agents.optim import OptimConfig, require
 
 CRITICS = ("shared", "separate")
@@ -160,12 +160,7 @@ class PPOConfig:
             f"agent.max_kl_reference={self.max_kl_reference} needs a reference policy: set agent.kl_coef above 0",
         )
         placed_estimator(self.kl_in, self.kl_estimator)
-        every = self.reference_every
-        require(every is None or every >= 1, f"agent.reference_every must be at least 1 or null, got {every}")
-        require(
-            every is None or self.kl_coef > 0,
-            f"agent.reference_every={every} needs a reference policy: set agent.kl_coef above 0",
-        )
+        check_renewal(self.reference_every, self.kl_coef)
         for name in ("kl_coef", "kl_target", "kl_horizon"):
             ok = self.kl_controller == "fixed" or getattr(self, name) > 0
             require(ok, f"agent.{name} must be positive to adapt (kl_controller), got {getattr(self, name)}")
