@@ -24,12 +24,13 @@ def objective(
     penalty: Controller | None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The negated objective and its report, one number a token; `penalty` None clips."""
-    low, high = config.clip_low, config.clip_high
-    report = surrogate_report(logprob, old, advantage, mask, clip_low=low, clip_high=high)
+    low, high, cap = config.clip_low, config.clip_high, config.ratio_cap
+    kind = "clip" if penalty is None else "plain"
+    report = surrogate_report(
+        logprob, old, advantage, mask, clip_low=low, clip_high=high, ratio_cap=cap, objective=kind
+    )
     if penalty is None:
-        cap = config.ratio_cap
-        return clipped_surrogate(
-            logprob, old, advantage, clip_low=low, clip_high=high, ratio_cap=cap, mask=mask
-        ), report
+        loss = clipped_surrogate(logprob, old, advantage, clip_low=low, clip_high=high, ratio_cap=cap, mask=mask)
+        return loss, report
     kl = torch.where(mask, k3(old, torch.where(mask, logprob, 0.0)), 0.0)
     return penalty_surrogate(logprob, old, advantage, mask=mask) + penalty.beta * kl, report

@@ -336,6 +336,20 @@ def test_a_cap_on_the_ratio_bounds_what_a_bad_token_costs():
     assert capped.logprob.grad.item() == 0
 
 
+def test_what_the_cap_took_is_counted_and_where_nothing_is_clipped_nothing_is():
+    """The ratio e^2 is beyond the clip of A = 1, beyond the cap of A = -1, and free under the penalty."""
+
+    def report(advantage, **settings):
+        found = loss_of(Given([[-0.1]], value=[[0.0]]), [[advantage]], [[0.0]], **settings).report
+        return {name: x.item() for name, x in found.items() if name.startswith("clip_ratio")}
+
+    capped = {"clip_ratio/low": 0, "clip_ratio/high": 0, "clip_ratio/cap": 1, "clip_ratio": 1}
+    assert report(-1.0, ratio_cap=3.0) == capped
+    assert report(1.0, ratio_cap=3.0) == capped | {"clip_ratio/high": 1, "clip_ratio/cap": 0}
+    for advantage in (1.0, -1.0):
+        assert set(report(advantage, objective="penalty").values()) == {0}
+
+
 def test_the_penalty_may_stay_or_change_by_the_horizon():
     """16 rows of a horizon of 160 change beta by at most a fifth of a tenth, here down: the step is tiny."""
     tiny = {"objective": "penalty", "optim": OptimConfig(learning_rate=1e-7, epochs=2)}
