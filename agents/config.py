@@ -15,6 +15,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from agents.annotate import several_steps
 from agents.grpo import GRPOConfig
 from agents.optim import require
 from agents.policy.hardware import PRECISIONS
@@ -236,11 +237,19 @@ class TrainConfig:
             "policy.precision must be float32 or auto with agent=trpo (the curvature is a difference of gradients that "
             f"lie close together, which bfloat16 rounds away), got {self.policy.precision!r}",
         )
-        warmup = self.agent.critic_warmup if isinstance(self.agent, PPOConfig) else 0
+        if not isinstance(self.agent, PPOConfig):
+            return
+        warmup, rows = self.agent.critic_warmup, self.agent.prompts * self.agent.group_size
         require(
             warmup < self.iterations,
             f"agent.critic_warmup must be below iterations = {self.iterations} (else the actor never learns), "
             f"got {warmup}",
+        )
+        require(
+            self.agent.objective == "clip" or several_steps(self.agent.optim, rows),
+            "agent.objective=penalty needs several optimizer steps an iteration (at the first the KL to the old policy "
+            f"has no gradient, whatever its weight): agent.optim.epochs of at least 2 or agent.optim.minibatch_rows "
+            f"below {rows}, got {self.agent.optim.epochs} and {self.agent.optim.minibatch_rows}",
         )
 
     def _check_reference(self) -> None:

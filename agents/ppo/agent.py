@@ -24,7 +24,7 @@ from agents.annotate import annotate, kl_metrics, pay_kl
 from agents.credit import bounded, counted, credit, critic_metrics, penalized, whitened
 from agents.entropy import EntropyControl
 from agents.kl import Controller, k3, kl_penalty
-from agents.losses import entropy_bonus, sampler_correction, value_loss
+from agents.losses import entropy_bonus, masked_mean, sampler_correction, value_loss
 from agents.optim import Optimizer, TokenLoss
 from agents.policy import Policy
 from agents.ppo import values
@@ -66,7 +66,7 @@ class PPO:
         )
         metrics = {**learned, **kl_metrics(rollout), **critic_metrics(rollout, target), **self._weights()}
         if rollout.trainable.any() and not warming_up:  # else nothing has moved that could be adapted to
-            self._adapt(metrics, len(rollout))
+            self._adapt(metrics, rollout)
         renew_when_due(self.reference, self.policy, every=c.reference_every, num_updates=self.optimizer.num_updates)
         return metrics
 
@@ -81,13 +81,20 @@ class PPO:
             metrics |= {"value/target_mean": self.values.mean, "value/target_std": self.values.std}
         return metrics
 
-    def _adapt(self, metrics: Mapping[str, float], num_rows: int) -> None:
+    def _adapt(self, metrics: dict[str, float], rollout: Rollout) -> None:
         if self.reference is not None:
-            self.kl = self.kl.update(metrics["kl/row"], num_rows)
+            self.kl = self.kl.update(metrics["kl/row"], len(rollout))
         if self.penalty is not None:
-            self.penalty = self.penalty.update(metrics["approx_kl"], num_rows)
+            metrics["approx_kl/after"] = self._kl_from_old(rollout)
+            self.penalty = self.penalty.update(metrics["approx_kl/after"], len(rollout))
         if self.entropy.wants_entropy:
             self.entropy = self.entropy.update(metrics["entropy/update"])
+
+    def _kl_from_old(self, rollout: Rollout) -> float:
+        """KL(old || new) in nats per token, now that all steps are taken: `approx_kl`, a mean over the way, began
+        at 0."""
+        new = self.policy.score(rollout, microbatch_tokens=self.config.optim.microbatch_tokens).logprob
+        return float(masked_mean(k3(rollout.known("old_logprob"), new), rollout.trainable))
 
     def _in_reward_units(self, rollout: Rollout) -> Rollout:
         """The critic's values as rewards; before its first rollout the scale is that of what the rollout was paid."""

@@ -41,7 +41,7 @@ class PPOConfig:
     penalty_controller: str = "halving"
     """Who changes it: `halving` (the paper's law, between updates), `horizon` or `fixed`."""
     penalty_target: float = 0.01
-    """In nats per token."""
+    """In nats per token, from the policy that acted to what the update has made of it."""
     penalty_horizon: float = 10_000
     """In episodes, for `horizon`."""
     critic: str = "shared"
@@ -167,6 +167,14 @@ class PPOConfig:
         for name in ("penalty_coef", "penalty_target", "penalty_horizon"):
             ok = self.objective == "clip" or self.penalty_controller == "fixed" or getattr(self, name) > 0
             require(ok, f"agent.{name} must be positive to adapt (objective=penalty), got {getattr(self, name)}")
+        rows = self.prompts * self.group_size
+        for name, horizon in (("kl", self.kl_horizon), ("penalty", self.penalty_horizon)):
+            ok = getattr(self, f"{name}_controller") != "horizon" or 5 * horizon > rows
+            require(
+                ok,
+                f"agent.{name}_horizon must be more than a fifth of the {rows} completions an iteration (else the "
+                f"weight would reach 0), got {horizon}",
+            )
 
     @property
     def needs_reference(self) -> bool:

@@ -236,6 +236,21 @@ def test_the_penalty_is_doubled_after_a_large_step_and_halved_after_a_small_one(
         assert agent.penalty.beta == factor
 
 
+def test_the_penalty_adapts_to_where_the_update_ended_and_not_to_its_way_there():
+    """One step: on the way the KL to the old policy is 0, behind it it is that of the new log-probabilities."""
+    agent, rollout = agent_of(objective="penalty", optim=OptimConfig(learning_rate=0.03)), answers()
+    with torch.no_grad():
+        old = agent.policy.evaluate(rollout).logprob
+    metrics = agent.update(rollout)
+    with torch.no_grad():
+        change = (agent.policy.evaluate(rollout).logprob - old)[rollout.mask]
+    after = float((change.exp() - 1 - change).mean())
+    assert metrics["approx_kl"] == pytest.approx(0, abs=1e-6)
+    assert metrics["approx_kl/after"] == pytest.approx(after, rel=1e-4)
+    assert after > 0.015
+    assert agent.penalty.beta == 2.0
+
+
 def test_nothing_adapts_where_every_grader_failed():
     rollout = answers().with_(valid=torch.zeros(16, dtype=torch.bool))
     agent = agent_of(reference=small_policy(seed=3), objective="penalty", kl_coef=0.1, kl_controller="halving")

@@ -170,6 +170,15 @@ def test_a_penalty_for_being_cut_must_be_one(config, penalty):
             {"objective": "penalty", "penalty_controller": "horizon", "penalty_horizon": 0.0},
             "agent.penalty_horizon must be positive to adapt",
         ),
+        (
+            {"kl_coef": 0.1, "kl_controller": "horizon", "kl_horizon": 6.4, "prompts": 8, "group_size": 4},
+            "agent.kl_horizon must be more than a fifth of the 32 completions an iteration",
+        ),
+        (
+            {"objective": "penalty", "penalty_controller": "horizon", "penalty_horizon": 6.4, "prompts": 32}
+            | {"group_size": 1},
+            "agent.penalty_horizon must be more than a fifth of the 32 completions an iteration",
+        ),
         ({"critic_warmup": 3, "value_coef": 0.0}, "agent.critic_warmup=3 needs a critic that learns"),
         ({"critic_warmup": 3, "optim": OptimConfig(critic_learning_rate=0.0)}, "agent.critic_warmup=3 needs a critic"),
         ({"entropy_target": 0.2, "entropy_step": 0.0}, "agent.entropy_step must be positive, got 0.0"),
@@ -190,6 +199,10 @@ def test_what_an_agent_cannot_do_in_a_run_is_refused_when_the_run_is_composed():
         TrainConfig(agent=TRPOConfig(), policy=PolicyConfig(precision="bfloat16"))
     with pytest.raises(ValueError, match=r"agent\.critic_warmup must be below iterations = 5 .*got 5"):
         TrainConfig(agent=PPOConfig(critic_warmup=5), iterations=5)
+    one_step = PPOConfig(objective="penalty", prompts=2, optim=OptimConfig(minibatch_rows=8))
+    with pytest.raises(ValueError, match=r"agent\.objective=penalty needs several optimizer steps .*got 1 and 8"):
+        TrainConfig(agent=one_step)
+    assert TrainConfig(agent=PPOConfig(objective="penalty"))
 
 
 def test_a_device_and_a_number_format_that_are_not_there_are_refused():
