@@ -64,6 +64,7 @@ CASES = {
     ],
     "ppo, halving twice, separate critic": [
         "agent=ppo",
+        *STEPS,
         "agent.kl_coef=0.1",
         "agent.kl_controller=halving",
         "agent.objective=penalty",

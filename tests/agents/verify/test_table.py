@@ -1,6 +1,7 @@
 """The promises: what is exact, what is biased and how, what is refused. Every cell of the table is summed once."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from agents.verify.differences import Difference, differences, error
 from agents.verify.estimate import estimate
 from agents.verify.exact import gradient
 from agents.verify.promises import Promise
+from agents.verify.table import markdown
 from agents.verify.verdict import judge
 
 REVERSE = [0.167271, -0.198815, 0.031543]
@@ -35,6 +37,13 @@ def of(agent="grpo", scene_name="letters", **options):
 def test_every_promise_of_the_table_is_kept(verdicts):
     assert [v.name for v in verdicts if not v.kept] == []
     assert {v.kind for v in verdicts} == {"exact", "other", "biased", "refused"}
+
+
+def test_the_table_in_the_readme_is_this_one_to_the_last_digit(verdicts):
+    """So that what is biased, which promises no number, may not change unseen. A new one: --markdown."""
+    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+    shown = readme.partition("<summary>The whole table</summary>")[2].partition("</details>")[0].strip()
+    assert shown.splitlines() == markdown(verdicts).splitlines()
 
 
 def test_what_is_exact_is_so_to_ten_digits_and_what_is_biased_is_so_visibly(verdicts):
