@@ -1,8 +1,8 @@
 """Who sets the weight of the entropy bonus: it stays, or it follows a target.
 
-Each is a frozen record, replaced by its own `update` after every rollout. An agent needs three lines: it makes one of
-them (`controller`), gives `weight` to `agents.losses.entropy_bonus`, and hands the entropy that an update saw to
-`update`. `state` and `restored` are what a checkpoint keeps of it.
+Each is a frozen record, replaced by its own `update` after every rollout. An agent makes one of them
+(`entropy_control`), gives its `weight` to `agents.losses.entropy_bonus`, and hands the entropy that an update saw to
+`update`. `control_state` and `restored` are what a checkpoint keeps of it.
 """
 
 from __future__ import annotations

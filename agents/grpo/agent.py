@@ -14,9 +14,11 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
+from agents import entropy
 from agents.advantages import zero_variance_share
 from agents.annotate import annotate, kl_metrics, pay_kl
 from agents.credit import counted
+from agents.entropy import EntropyControl
 from agents.grpo.config import GRPOConfig
 from agents.grpo.credit import credit, teaches_nothing
 from agents.grpo.objective import objective
@@ -36,6 +38,7 @@ class GRPO:
     ) -> None:
         self.config, self.policy, self.optimizer, self.reference = config, policy, optimizer, reference
         self.lesson: Lesson | None = None
+        self.entropy: EntropyControl = config.entropy()
 
     def update(self, rollout: Rollout) -> dict[str, float]:
         """Learn from one rollout; returns metrics."""
@@ -46,12 +49,17 @@ class GRPO:
         learned = self.optimizer.descend(
             lambda rows: self.loss(rollout[rows], advantage[rows]),
             counted(rollout, c.truncation),
-            skip=None if self._penalizes or c.entropy_coef else teaches_nothing(advantage),
+            skip=None if self._penalizes or self.entropy.wants_entropy else teaches_nothing(advantage),
             max_tokens=rollout.mask.shape[1],
         )
         renew_when_due(self.reference, self.policy, every=c.reference_every, num_updates=self.optimizer.num_updates)
         flat = float(zero_variance_share(rollout.returns, rollout.problem, rollout.valid))
-        return {**learned, **kl_metrics(rollout), "groups/zero_variance_share": flat}
+        metrics = {**learned, **kl_metrics(rollout), "groups/zero_variance_share": flat}
+        if c.entropy_target is not None:
+            metrics["entropy_coef"] = self.entropy.weight
+        if "entropy/update" in learned:  # not where nothing could be learned from
+            self.entropy = self.entropy.update(learned["entropy/update"])
+        return metrics
 
     def advantages(self, rollout: Rollout) -> Float[Tensor, "N"] | Float[Tensor, "N A"]:
         """How much better each completion, or token, is than what it is compared with, from the shaped rewards."""
@@ -61,7 +69,7 @@ class GRPO:
         """The negated objective and, with `kl_in=loss`, the KL to the reference, per token."""
         c = self.config
         rollout, advantage = rollout.to(self.policy.device), advantage.to(self.policy.device)
-        scores = self.policy.evaluate(rollout, with_entropy=c.entropy_coef > 0, kl_to=self._exact_to)
+        scores = self.policy.evaluate(rollout, with_entropy=self.entropy.wants_entropy, kl_to=self._exact_to)
         logprob = scores.logprob
         old = logprob.detach() if rollout.old_logprob is None else rollout.old_logprob
         mask = rollout.mask
@@ -75,7 +83,8 @@ class GRPO:
             loss = loss + c.kl_coef * kl
             report["kl/loss"] = kl.detach()
         if scores.entropy is not None:
-            loss = loss + entropy_bonus(scores.entropy, coefficient=c.entropy_coef, mask=mask)
+            loss = loss + entropy_bonus(scores.entropy, coefficient=self.entropy.weight, mask=mask)
+            report["entropy/update"] = scores.entropy.detach()
         return TokenLoss(loss, report, logprob.detach())
 
     @property
@@ -94,9 +103,14 @@ class GRPO:
     def state(self) -> dict[str, Any]:
         """Everything that the next update depends on."""
         reference = reference_state(self.reference, self.config.reference_every)
-        return {"optimizer": self.optimizer.state(), "reference": reference}
+        return {
+            "optimizer": self.optimizer.state(),
+            "entropy": entropy.control_state(self.entropy),
+            "reference": reference,
+        }
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Continue from `state`."""
         self.optimizer.load(state["optimizer"])
+        self.entropy = entropy.restored(self.entropy, state.get("entropy", {}))
         load_reference(self.reference, state.get("reference"))

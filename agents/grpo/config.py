@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from agents.advantages import BASELINES, SCALES
+from agents.entropy import EntropyControl, check_entropy, entropy_control
 from agents.kl import check_renewal, placed_estimator
 from agents.losses import OBJECTIVES, RATIOS
 from agents.optim import OptimConfig, require
@@ -63,7 +64,14 @@ class GRPOConfig:
     """Weigh each token's objective by exp(old - sampled log-probability), at most this: corrects for a sampler that
     computes in other numerics. null: leave it (float32 needs none; the metrics show `sampling/logprob_difference`)."""
     entropy_coef: float = 0.0
-    """Weight of an entropy bonus; above 0 every row is computed, also those of groups without variance."""
+    """Weight of an entropy bonus, with a target where it begins. With either every row is computed, also those of
+    groups without variance."""
+    entropy_target: float | None = None
+    """In nats per token: the weight rises by `entropy_step` an iteration below it, falls above it, and acts only below
+    (arXiv 2505.22312). null: the weight stays."""
+    entropy_step: float = 0.005
+    entropy_max: float = 1.0
+    """The largest weight that it rises to."""
     kl_coef: float = 0.0
     """Weight of the KL to the reference policy; 0 loads no reference."""
     kl_in: str = "loss"
@@ -100,11 +108,12 @@ class GRPOConfig:
     def _check_numbers(self) -> None:
         for name in ("prompts", "group_size"):
             require(getattr(self, name) >= 1, f"agent.{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("resample_rounds", "clip_high", "kl_coef", "entropy_coef"):
+        for name in ("resample_rounds", "clip_high", "kl_coef"):
             require(getattr(self, name) >= 0, f"agent.{name} must be at least 0, got {getattr(self, name)}")
         require(0 <= self.clip_low <= 1, f"agent.clip_low must be in [0, 1], got {self.clip_low}")
         cap = self.sampler_correction
         require(cap is None or cap >= 1, f"agent.sampler_correction must be at least 1 or null, got {cap}")
+        check_entropy(self.entropy_coef, self.entropy_target, self.entropy_step, self.entropy_max)
 
     def _check_advantages(self) -> None:
         """Combinations of what an advantage is made of."""
@@ -193,3 +202,7 @@ class GRPOConfig:
     def kl_kind(self) -> str:
         """The estimator, chosen or not."""
         return placed_estimator(self.kl_in, self.kl_estimator)
+
+    def entropy(self) -> EntropyControl:
+        """Who sets the weight of the entropy bonus."""
+        return entropy_control(self.entropy_coef, self.entropy_target, step=self.entropy_step, most=self.entropy_max)

@@ -194,6 +194,51 @@ def test_a_group_without_variance_is_still_pulled_to_the_reference():
     assert distance(before, weights_of(policy)) > 0.05
 
 
+def test_the_bonus_grows_while_the_entropy_is_below_its_target_and_is_off_above():
+    """Entropies of 35 tokens are below 3.6 nats and above 0: the weight of update 1 is 0, of update 2 one step."""
+    low = agent_of(small_policy(), entropy_target=100.0, entropy_step=0.25, entropy_max=0.4)
+    assert [low.update(four_answers())["entropy_coef"] for _ in range(3)] == [0.0, 0.25, 0.4]
+    high = agent_of(small_policy(), entropy_target=1e-6, entropy_coef=0.5, entropy_step=0.25)
+    assert [high.update(four_answers())["entropy_coef"] for _ in range(3)] == [0.0, 0.0, 0.0]
+    assert high.entropy.coefficient == 0.0
+
+
+@pytest.mark.parametrize("settings", [{"entropy_coef": 0.5}, {"entropy_coef": 0.5, "entropy_target": 100.0}])
+def test_a_group_without_variance_is_still_spread_by_the_bonus(settings):
+    """Of the whole distribution, of every row; with a target from the second update on."""
+    policy, equal = small_policy(), four_answers((0.1, 0.1, 0.1, 0.1))
+
+    def entropy_now():
+        with torch.no_grad():
+            return float(policy.evaluate(equal, with_entropy=True).entropy[equal.mask].mean())
+
+    before = entropy_now()
+    agent = agent_of(policy, optim=OptimConfig(learning_rate=0.01), **settings)
+    assert agent.update(equal)["entropy/update"] == pytest.approx(before, rel=1e-5)
+    assert (entropy_now() > before) == ("entropy_target" not in settings)
+    agent.update(equal)
+    assert entropy_now() > before + 0.01
+
+
+def test_nothing_adapts_where_every_grader_failed():
+    agent = agent_of(small_policy(), entropy_target=100.0)
+    agent.update(four_answers(valid=torch.zeros(4, dtype=torch.bool)))
+    assert agent.entropy.coefficient == 0.0
+
+
+def test_the_weight_of_the_bonus_comes_back_from_a_checkpoint(tmp_path):
+    settings = {"entropy_target": 100.0, "optim": OptimConfig(learning_rate=1e-3)}
+    straight = agent_of(small_policy(), **settings)
+    straight.update(four_answers())
+    torch.save(straight.state(), tmp_path / "state.pt")
+    expected = straight.update(four_answers())
+    resumed = agent_of(small_policy(), **settings)
+    resumed.load(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert resumed.update(four_answers()) == expected
+    assert expected["entropy_coef"] == 0.005
+    assert distance(weights_of(resumed.policy), weights_of(straight.policy)) == 0
+
+
 def test_it_holds_no_critic():
     policy = small_policy()
     agent_of(policy).update(four_answers())

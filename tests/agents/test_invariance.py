@@ -90,6 +90,7 @@ AGENTS = {
     "grpo exact kl": (held(grpo), {"kl_coef": 0.1, "kl_in": "both"}),
     "grpo batch std": (grpo, {"baseline": "batch", "scale_advantages": "batch"}),
     "grpo truncation mask": (grpo, {"truncation": "mask"}),
+    "grpo entropy bonus": (grpo, {"entropy_coef": 0.05}),
     "gspo": (grpo, {"ratio": "sequence", "clip_low": 3e-4, "clip_high": 4e-4, "optim": {"epochs": 2}}),
     "cispo": (grpo, {"objective": "cispo", "clip_low": 1.0, "clip_high": 4.0, "optim": {"epochs": 2}}),
     "two-sided": (grpo, {"ratio_cap": 2.0, "optim": {"epochs": 2}}),

@@ -181,13 +181,26 @@ def test_a_penalty_for_being_cut_must_be_one(config, penalty):
         ),
         ({"critic_warmup": 3, "value_coef": 0.0}, "agent.critic_warmup=3 needs a critic that learns"),
         ({"critic_warmup": 3, "optim": OptimConfig(critic_learning_rate=0.0)}, "agent.critic_warmup=3 needs a critic"),
-        ({"entropy_target": 0.2, "entropy_step": 0.0}, "agent.entropy_step must be positive, got 0.0"),
-        ({"entropy_target": 0.2, "entropy_coef": 2.0}, "agent.entropy_coef must be at most agent.entropy_max = 1.0"),
     ],
 )
 def test_settings_of_ppo_that_contradict_each_other_are_refused(settings, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         PPOConfig(**settings)
+
+
+@pytest.mark.parametrize("config", [GRPOConfig, PPOConfig])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"entropy_coef": NAN}, "agent.entropy_coef must be at least 0, got nan"),
+        ({"entropy_target": 0.0}, "agent.entropy_target must be positive or null, got 0.0"),
+        ({"entropy_target": 0.2, "entropy_step": 0.0}, "agent.entropy_step must be positive, got 0.0"),
+        ({"entropy_target": 0.2, "entropy_coef": 2.0}, "agent.entropy_coef must be at most agent.entropy_max = 1.0"),
+    ],
+)
+def test_a_bonus_that_could_not_work_is_refused(config, settings, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        config(**settings)
 
 
 def test_a_penalty_that_is_fixed_needs_no_target():
