@@ -120,13 +120,14 @@ def test_ppo_with_a_critic_and_a_reference_of_their_own(run):
 
 def test_trpo_takes_one_step_of_the_policy_and_the_critics_minibatches(run):
     """128 rows in minibatches of 64, twice, and the policy's step."""
-    code, out, _ = run(*TINY, "agent=trpo", "iterations=10")
+    code, out, _ = run(*TINY, "agent=trpo", "iterations=10", "agent.optim.critic_learning_rate=3e-3")
     assert code == 0
     for text in (
         "policy: one step with all of them, as far as a KL of 0.01 nats a token allows",
         "critic: 2 epochs x 2 minibatches = 4 optimizer steps",
         "10 iterations x 5 optimizer steps = 50 optimizer steps",
         "policy: none, agent.max_kl sets the length of its steps",
+        "critic: begins at 0.00075 and rises to 0.003 over 3 optimizer steps",
     ):
         assert text in out, text
     assert "the ratio is" not in out
