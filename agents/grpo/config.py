@@ -94,6 +94,9 @@ class GRPOConfig:
             "agent.critic must be none: GRPO compares a completion with the others of its prompt and has no critic "
             f"(agent=ppo has one), got {self.critic!r}",
         )
+        for name in ("critic_learning_rate", "critic_decay"):
+            x = getattr(self.optim, name)
+            require(x is None, f"agent.optim.{name} must be null: GRPO has no critic that could learn, got {x}")
         self._check_numbers()
         for name, known in CHOICES.items():
             require(
@@ -170,6 +173,12 @@ class GRPOConfig:
                 "agent.kl_in must be loss with agent.normalize_each_reward=true (the KL is no part of the reward), "
                 f"got {self.kl_in}",
             )
+        require(
+            self.kl_coef == 0 or self.kl_in == "loss" or self.scale_advantages != "group",
+            f"agent.scale_advantages must be batch or none with agent.kl_in={self.kl_in} (where all of a group are "
+            "paid the same only the KL tells them apart, and the group's std makes that as large as any reward, "
+            f"whatever agent.kl_coef is), got {self.scale_advantages}",
+        )
 
     def _check_objective(self) -> None:
         """Combinations of ratio, clip and aggregation."""

@@ -146,7 +146,7 @@ def test_the_exact_kl_in_both_places_is_paid_where_it_is_known_and_differentiate
     assert agent.loss(rollout, torch.zeros(4)).loss[:, 0].tolist() == pytest.approx([0.15] * 4)
 
 
-@pytest.mark.parametrize("where", [{"kl_in": "both"}, {"kl_estimator": "full"}])
+@pytest.mark.parametrize("where", [{"kl_in": "both", "scale_advantages": "none"}, {"kl_estimator": "full"}])
 def test_an_update_with_the_exact_kl_pulls_towards_the_reference(where):
     policy, reference = small_policy(), small_policy(seed=3)
     agent = agent_of(policy, reference, kl_coef=1.0, optim=OptimConfig(learning_rate=0.02), **where)
