@@ -180,8 +180,7 @@ class Record:
             self.reward[k, self.length[k] - 1] = reward
 
     def result(self, group_ids: np.ndarray, first_episode: int, budget: int) -> Collected:
-        """The Rollout. It has at least `budget` response columns, so that how a token is weighed (the aggregation
-        `constant`) does not depend on how long the others' answers happen to be."""
+        """The Rollout. It has at least `budget` response columns, more where so much was injected."""
         num_columns = max(int((self.length - self.prompt_length).max()), budget)
         column = self.prompt_length[:, None] + np.arange(num_columns)
         inside = column < self.length[:, None]
@@ -203,6 +202,7 @@ class Record:
             problem=torch.from_numpy(np.asarray(group_ids, np.int64)),
             episode=first_episode + torch.arange(len(self.length)),
             valid=torch.from_numpy(self.valid),
+            budget=torch.full((len(self.length),), budget),
             entropy=None if self.entropy is None else response(self.entropy),
         )
         return Collected(rollout, [ended for ended in self.ended if ended is not None])

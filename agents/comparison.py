@@ -126,7 +126,7 @@ def gradient(agent: Agent, rollout: Rollout) -> dict[str, float]:
     return agent.optimizer.gradient(
         lambda rows: agent.loss(rollout[rows], *(part[rows] for part in parts)),
         rollout,
-        max_tokens=rollout.mask.shape[1],
+        max_tokens=rollout.max_tokens,
     )
 
 

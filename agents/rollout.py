@@ -48,6 +48,8 @@ class Rollout:
     """What keyed the sampling."""
     valid: Bool[Tensor, "N"]
     """False where the grader failed; such rows take part in nothing."""
+    budget: Int[Tensor, "N"] | None = None
+    """Policy tokens that each row might have had; None: as many as there are response columns."""
     entropy: Float[Tensor, "N A"] | None = None
     """Of the distribution that was sampled from, in nats; None unless `collect` was asked for it."""
     old_logprob: Float[Tensor, "N A"] | None = None
@@ -100,6 +102,12 @@ class Rollout:
         """True where the budget or the context ended the row, whether the environment calls it terminated or
         truncated."""
         return (self.finish_reason == FinishReason.BUDGET) | (self.finish_reason == FinishReason.CONTEXT)
+
+    @property
+    def max_tokens(self) -> int:
+        """Policy tokens of the longest answer that there might have been, however long these are and whatever was
+        injected."""
+        return self.mask.shape[1] if self.budget is None else int(self.budget.max())
 
     @property
     def returns(self) -> Float[Tensor, "N"]:

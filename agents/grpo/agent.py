@@ -50,7 +50,7 @@ class GRPO:
             lambda rows: self.loss(rollout[rows], advantage[rows]),
             counted(rollout, c.truncation),
             skip=None if self._penalizes or self.entropy.wants_entropy else teaches_nothing(advantage),
-            max_tokens=rollout.mask.shape[1],
+            max_tokens=rollout.max_tokens,
         )
         renew_when_due(self.reference, self.policy, every=c.reference_every, num_updates=self.optimizer.num_updates)
         flat = float(zero_variance_share(rollout.returns, rollout.problem, rollout.valid))

@@ -60,7 +60,7 @@ class PPO:
         learned = self.optimizer.descend(
             lambda rows: self.loss(rollout[rows], advantage[rows], target[rows]),
             rollout,
-            max_tokens=rollout.mask.shape[1],
+            max_tokens=rollout.max_tokens,
             stop=self._too_far,
             hold_actor=warming_up,
         )

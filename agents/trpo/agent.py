@@ -53,7 +53,7 @@ class TRPO:
         learned = self.optimizer.descend(
             lambda rows: self.critic_loss(rollout[rows], target[rows]),
             rollout,
-            max_tokens=rollout.mask.shape[1],
+            max_tokens=rollout.max_tokens,
             hold_actor=True,
         )
         learned = {name: learned[name] for name in ("value_loss", "learning_rate/critic") if name in learned} | {

@@ -46,7 +46,8 @@ class Surface:
     def ascent(self) -> tuple[Float[Tensor, "D"], dict[str, float]]:
         """The surrogate's gradient where the policy is, and metrics. Raises `FloatingPointError` where it is no
         number."""
-        means, _, mismatch = self.optimizer.accumulate(self.loss, self.rollout, self._all, max_tokens=self._width)
+        longest = self.rollout.max_tokens
+        means, _, mismatch = self.optimizer.accumulate(self.loss, self.rollout, self._all, max_tokens=longest)
         gradient = -take_gradient(self.parameters)
         if not gradient.isfinite().all():
             raise FloatingPointError(f"the gradient norm is {float(gradient.norm())}")
@@ -57,7 +58,7 @@ class Surface:
         self.put(weights)
         try:
             means, _, _ = self.optimizer.accumulate(
-                self.loss, self.rollout, self._all, max_tokens=self._width, backward=False
+                self.loss, self.rollout, self._all, max_tokens=self.rollout.max_tokens, backward=False
             )
         except FloatingPointError:
             return -math.inf, math.inf
@@ -83,7 +84,3 @@ class Surface:
     @property
     def _all(self) -> Int[Tensor, "N"]:
         return torch.arange(len(self.rollout))
-
-    @property
-    def _width(self) -> int:
-        return self.rollout.mask.shape[1]

@@ -102,7 +102,7 @@ def step_inputs(agent: Any, part: Rollout) -> tuple[tuple[Tensor, ...], Tensor]:
     """What a batch gives to the loss, and the weight of each token, as `update` and `Optimizer.descend` make them."""
     config, advantages = agent.config, agent.advantages(part)
     carries_loss = counted(part, config.truncation).trainable
-    weight = token_weights(carries_loss, config.optim.aggregation, max_tokens=part.mask.shape[1])
+    weight = token_weights(carries_loss, config.optim.aggregation, max_tokens=part.max_tokens)
     if isinstance(agent, TRPO):  # the critic has a loss of its own
         advantages = advantages[0]
     return advantages if isinstance(advantages, tuple) else (advantages,), weight

@@ -176,7 +176,9 @@ def test_more_rows_than_problems_leave_rows_idle(mode):
 
 
 def test_the_columns_are_those_of_the_budget_however_short_the_answers():
-    assert collected(environment(stop_strings=list(ALPHABET))).rollout.mask.shape == (10, 9)
+    rollout = collected(environment(stop_strings=list(ALPHABET))).rollout
+    assert rollout.mask.shape == (10, 9)
+    assert rollout.max_tokens == 9
 
 
 def test_rows_are_the_positions_of_the_queue_with_their_groups_and_episodes():
@@ -353,6 +355,7 @@ def test_a_conversation_gives_one_rollout_however_much_is_proposed(max_tokens):
     injected = one.length - one.prompt_length - one.mask.sum(1)
     assert (injected > 0).sum() >= 3
     assert (one.mask.sum(1) <= 9).all()
+    assert one.mask.shape[1] > one.max_tokens == 9  # what a token weighs depends on nobody's replies
 
 
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])

@@ -42,6 +42,7 @@ def seven_rows(**fields):
         "returns": returns,
         "problem": [0, 1, 0, 2, 2, 1, 0],
         "finish_reason": torch.tensor([ended, ended, ended, cut, ended, ended, cut]),
+        "budget": torch.full((7,), 8),
     } | fields
     return make_rollout([a, b, a, c, c, b, a], responses, masks=masks, **fields)
 
@@ -146,14 +147,13 @@ def test_the_split_into_microbatches_changes_nothing(make, settings):
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 @pytest.mark.parametrize("make", [grpo, ppo])
 def test_so_it_is_for_every_aggregation(make, aggregation):
-    """And extra columns of padding change nothing, but for `constant`, whose divisor they are."""
+    """And extra columns of padding change nothing: the divisor of `constant` is the budget."""
     results = [
         learned(make, seven_rows(), optim={"microbatch_tokens": n, "aggregation": aggregation}) for n in (1, 20, 9999)
     ]
     pair(results[2], results[0], numbers=1e-4)
     pair(results[2], results[1], numbers=1e-4)
-    if aggregation != "constant":
-        pair(results[2], learned(make, widened(seven_rows(), 6), optim={"aggregation": aggregation}))
+    pair(results[2], learned(make, widened(seven_rows(), 6), optim={"aggregation": aggregation}))
 
 
 @every_agent
