@@ -130,7 +130,7 @@ def of_critic(cell: Cell) -> Iterator[str]:
         yield "reward clip"
     if config.gamma < 1:
         yield "gamma"
-    if config.lam < 1 and (cell.critic == "wrong" or config.kl_coef > 0):
+    if config.lam < 1 and (cell.critic == "wrong" or (config.kl_coef > 0 and at(config, "kl_in") != "loss")):
         yield "lambda"
     if cell.older:
         if at(config, "objective") != "plain":
