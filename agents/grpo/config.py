@@ -105,7 +105,10 @@ class GRPOConfig:
             )
         placed_estimator(self.kl_in, self.kl_estimator)
         check_renewal(self.reference_every, self.kl_coef)
+        self._check_groups()
         self._check_advantages()
+        self._check_parts()
+        self._check_paid_kl()
         self._check_objective()
 
     def _check_numbers(self) -> None:
@@ -118,12 +121,16 @@ class GRPOConfig:
         require(cap is None or cap >= 1, f"agent.sampler_correction must be at least 1 or null, got {cap}")
         check_entropy(self.entropy_coef, self.entropy_target, self.entropy_step, self.entropy_max)
 
-    def _check_advantages(self) -> None:
-        """Combinations of what an advantage is made of."""
-        of_group = self.baseline in ("group", "leave_one_out")
+    def _check_groups(self) -> None:
+        """What a completion is compared with is there."""
         require(
-            self.group_size >= 2 or not of_group,
+            self.group_size >= 2 or not self._of_group,
             f"agent.group_size must be at least 2 (a completion is compared with its group), got {self.group_size}",
+        )
+        require(
+            self.prompts * self.group_size >= 2 or "batch" not in (self.baseline, self.scale_advantages),
+            "agent.prompts must be at least 2 with agent.group_size=1 (a completion is compared with the batch), "
+            f"got {self.prompts}",
         )
         require(
             self.group_size >= 2 or not self.resample_rounds,
@@ -135,8 +142,11 @@ class GRPOConfig:
             "agent.resample_rounds must be at least 1 for agent.resample_ignores to matter, got "
             f"{self.resample_rounds}",
         )
+
+    def _check_advantages(self) -> None:
+        """Combinations of what an advantage is made of."""
         require(
-            of_group or self.scale_advantages != "group",
+            self._of_group or self.scale_advantages != "group",
             f"agent.scale_advantages must be batch or none with agent.baseline={self.baseline} (a group without "
             f"variance has no std to divide by), got {self.scale_advantages}",
         )
@@ -145,36 +155,37 @@ class GRPOConfig:
             "agent.scale_advantages must be group or none with agent.whiten_advantages=true (whitening divides by the "
             f"batch's std), got {self.scale_advantages}",
         )
-        if self.returns == "to_go":
-            require(
-                self.scale_advantages == "none",
-                "agent.scale_advantages must be none with agent.returns=to_go (tokens are scaled by "
-                f"agent.whiten_advantages), got {self.scale_advantages}",
-            )
-            require(
-                self.ratio == "token",
-                "agent.ratio must be token with agent.returns=to_go (a row's ratio needs one advantage a row), "
-                f"got {self.ratio}",
-            )
-        if self.normalize_each_reward:
-            for name, needed in (
-                ("baseline", "group"),
-                ("scale_advantages", "group"),
-                ("returns", "episode"),
-                ("whiten_advantages", False),
-            ):
-                require(
-                    getattr(self, name) == needed,
-                    f"agent.{name} must be {str(needed).lower()} with agent.normalize_each_reward=true (it is the "
-                    f"group's mean and std of each part, and the batch's of their sum), got {getattr(self, name)}",
-                )
-            require(
-                self.kl_coef == 0 or self.kl_in == "loss",
-                "agent.kl_in must be loss with agent.normalize_each_reward=true (the KL is no part of the reward), "
-                f"got {self.kl_in}",
-            )
         require(
-            self.kl_coef == 0 or self.kl_in == "loss" or self.scale_advantages != "group",
+            self.returns == "episode" or self.scale_advantages == "none",
+            "agent.scale_advantages must be none with agent.returns=to_go (tokens are scaled by "
+            f"agent.whiten_advantages), got {self.scale_advantages}",
+        )
+        require(
+            self.returns == "episode" or self.ratio == "token",
+            "agent.ratio must be token with agent.returns=to_go (a row's ratio needs one advantage a row), "
+            f"got {self.ratio}",
+        )
+
+    def _check_parts(self) -> None:
+        """Standardizing each part of the reward is all that is done to them."""
+        needed = {"baseline": "group", "scale_advantages": "group", "returns": "episode", "whiten_advantages": False}
+        for name, value in needed.items():
+            require(
+                not self.normalize_each_reward or getattr(self, name) == value,
+                f"agent.{name} must be {str(value).lower()} with agent.normalize_each_reward=true (it is the group's "
+                f"mean and std of each part, and the batch's of their sum), got {getattr(self, name)}",
+            )
+
+    def _check_paid_kl(self) -> None:
+        """A KL in the reward is in what the advantages are made of."""
+        paid = self.kl_coef > 0 and self.kl_in != "loss"
+        require(
+            not paid or not self.normalize_each_reward,
+            "agent.kl_in must be loss with agent.normalize_each_reward=true (the KL is no part of the reward), "
+            f"got {self.kl_in}",
+        )
+        require(
+            not paid or self.scale_advantages != "group",
             f"agent.scale_advantages must be batch or none with agent.kl_in={self.kl_in} (where all of a group are "
             "paid the same only the KL tells them apart, and the group's std makes that as large as any reward, "
             f"whatever agent.kl_coef is), got {self.scale_advantages}",
@@ -202,6 +213,10 @@ class GRPOConfig:
             "agent.optim.aggregation must be sequence_mean with agent.ratio=product (it is one factor a row; any other "
             f"would count it once a token, long rows twice over), got {self.optim.aggregation}",
         )
+
+    @property
+    def _of_group(self) -> bool:
+        return self.baseline in ("group", "leave_one_out")
 
     @property
     def needs_reference(self) -> bool:

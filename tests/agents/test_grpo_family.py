@@ -285,6 +285,10 @@ NONSENSE = [
         {"group_size": 1, "baseline": "none", "scale_advantages": "none", "resample_rounds": 2},
         "agent.group_size must be at least 2 with agent.resample_rounds=2",
     ),
+    (
+        {"group_size": 1, "prompts": 1, "baseline": "batch", "scale_advantages": "none"},
+        "agent.prompts must be at least 2 with agent.group_size=1 (a completion is compared with the batch)",
+    ),
     ({"resample_ignores": ["length"]}, "agent.resample_rounds must be at least 1 for agent.resample_ignores"),
     ({"baseline": "none"}, "agent.scale_advantages must be batch or none with agent.baseline=none"),
     ({"baseline": "batch"}, "agent.scale_advantages must be batch or none with agent.baseline=batch"),
