@@ -147,13 +147,18 @@ def test_the_split_into_microbatches_changes_nothing(make, settings):
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 @pytest.mark.parametrize("make", [grpo, ppo])
 def test_so_it_is_for_every_aggregation(make, aggregation):
-    """And extra columns of padding change nothing: the divisor of `constant` is the budget."""
-    results = [
-        learned(make, seven_rows(), optim={"microbatch_tokens": n, "aggregation": aggregation}) for n in (1, 20, 9999)
-    ]
-    pair(results[2], results[0], numbers=1e-4)
-    pair(results[2], results[1], numbers=1e-4)
-    pair(results[2], learned(make, widened(seven_rows(), 6), optim={"aggregation": aggregation}))
+    """And no other order of rows, no column of padding (the divisor of `constant` is the budget), no NaN where nothing
+    is read changes anything."""
+    whole = learned(make, seven_rows(), optim={"aggregation": aggregation})
+    for tokens in (1, 20):
+        split = learned(make, seven_rows(), optim={"microbatch_tokens": tokens, "aggregation": aggregation})
+        pair(whole, split, weights=2e-5, numbers=1e-4)
+    pair(whole, learned(make, widened(seven_rows(), 6), optim={"aggregation": aggregation}))
+    shuffled = seven_rows()[torch.tensor([3, 6, 1, 0, 5, 2, 4])]
+    pair(whole, learned(make, shuffled, optim={"aggregation": aggregation}), weights=2e-5, numbers=1e-4)
+    agent = make(optim={"aggregation": aggregation})
+    assert agent.update(soiled(seven_rows(), agent.policy)) == whole[1]
+    assert distance(weights_of(agent.policy), whole[0]) == 0
 
 
 @every_agent
