@@ -8,7 +8,7 @@ from small import distance, make_rollout, prompts_of, small_policy, weights_of, 
 from test_grpo import Given
 
 from agents.credit import last_token
-from agents.kl import k1
+from agents.kl import HalvingKL, k1
 from agents.optim import OptimConfig, Optimizer
 from agents.ppo import PPO, PPOConfig
 from agents.ppo.values import LEAST_STD, ValueScale, rewrite
@@ -162,6 +162,26 @@ def test_the_kl_in_the_loss_is_weighed_by_the_controller_and_not_paid(estimator,
     result.loss.sum().backward()
     assert result.loss.item() == pytest.approx(0.5 * penalty, abs=1e-6)
     assert policy.logprob.grad.item() == pytest.approx(0.5 * slope, abs=1e-6)
+
+
+def test_a_kl_that_adapts_acts_with_the_weight_that_its_controller_has_come_to():
+    """Beta began at 0.5 and is 2: 1 less 2 x (-1 - -1.25) is paid; in the loss k2 of that difference is 0.03125."""
+    rollout = one_answer(
+        1,
+        returns=[1.0],
+        value=row(0.0),
+        final_value=torch.zeros(1),
+        old_logprob=row(-1.0),
+        reference_logprob=row(-1.25),
+    )
+    adapts = {"kl_coef": 0.5, "kl_controller": "halving"}
+    paid = agent_of(reference=small_policy(seed=3), **plain(**adapts))
+    given = Given([[-1.0]], value=[[0.0]])
+    lost = agent_of(given, small_policy(seed=3), kl_in="loss", kl_estimator="k2", **adapts)
+    for agent in (paid, lost):
+        agent.kl = HalvingKL(2.0, target=6.0)
+    assert paid.advantages(rollout)[0].item() == pytest.approx(0.5)
+    assert lost.loss(rollout, row(0.0), row(0.0)).loss.item() == pytest.approx(2 * 0.03125)
 
 
 def test_an_update_with_the_exact_kl_in_both_places_and_a_renewed_reference():
