@@ -66,7 +66,7 @@ class GRPO:
         return credit(self.config, self._shaped(rollout))
 
     def loss(self, rollout: Rollout, advantage: Float[Tensor, "N"] | Float[Tensor, "N A"]) -> TokenLoss:
-        """The negated objective and, with `kl_in=loss`, the KL to the reference, per token."""
+        """The negated objective, the KL to the reference where it is in the loss, less the entropy bonus, per token."""
         c = self.config
         rollout, advantage = rollout.to(self.policy.device), advantage.to(self.policy.device)
         scores = self.policy.evaluate(rollout, with_entropy=self.entropy.wants_entropy, kl_to=self._exact_to)

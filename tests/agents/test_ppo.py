@@ -164,6 +164,23 @@ def test_the_kl_in_the_loss_is_weighed_by_the_controller_and_not_paid(estimator,
     assert policy.logprob.grad.item() == pytest.approx(0.5 * slope, abs=1e-6)
 
 
+def test_the_samplers_numerics_are_corrected_for_in_the_objective_and_not_in_the_value_loss():
+    """Old -1 where the sampler had -1.1: the weight exp(.1), capped at 1.25 for the second token's exp(1)."""
+    policy = Given([[-1.0, -1.0]], value=[[2.0, 2.0]])
+    rollout = one_answer(sampled_logprob=row(-1.1, -2.0), old_logprob=row(-1.0, -1.0), value=row(0.0, 0.0))
+    agent = agent_of(policy, sampler_correction=1.25, value_coef=1.0)
+    found = agent.loss(rollout, row(1.0, 1.0), row(0.0, 0.0)).loss
+    assert found[0].tolist() == pytest.approx([2 - math.exp(0.1), 2 - 1.25])
+
+
+def test_the_kl_to_the_reference_that_may_end_an_update_is_that_of_the_policy_as_it_is_now():
+    """-1.8 against the reference's -2: k3 of .2, whatever the old policy had."""
+    rollout = one_answer(1, old_logprob=row(-2.1), value=row(0.0), reference_logprob=row(-2.0))
+    agent = agent_of(Given([[-1.8]], value=[[0.0]]), small_policy(seed=3), kl_coef=0.1, max_kl_reference=0.01)
+    report = agent.loss(rollout, row(0.0), row(0.0)).report
+    assert report["kl/reference_now"].item() == pytest.approx(math.exp(-0.2) - 1 + 0.2)
+
+
 def test_a_kl_that_adapts_acts_with_the_weight_that_its_controller_has_come_to():
     """Beta began at 0.5 and is 2: 1 less 2 x (-1 - -1.25) is paid; in the loss k2 of that difference is 0.03125."""
     rollout = one_answer(
