@@ -48,6 +48,7 @@ CASES = {
         *STEPS,
         "agent.kl_coef=0.1",
         "agent.reference_every=2",
+        "agent.entropy_target=100",
         "agent.entropy_coef=0.01",
     ],
     "ppo, horizon, normalized values, an entropy to reach": [
