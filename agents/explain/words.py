@@ -87,7 +87,7 @@ def rate_lines(optim: OptimConfig, algebra: Algebra, *, critic: bool) -> list[st
     if not critic:
         return [words]
     if algebra.natural_steps:
-        return ["policy: none, agent.max_kl sets the length of its steps", f"critic: {words}"]
+        words = "none, agent.max_kl sets the length of its steps"
     rate = optim.learning_rate if optim.critic_learning_rate is None else optim.critic_learning_rate
     return [f"policy: {words}", f"critic: {rate_in_words(rate, optim.critic_decay or optim.decay, optim, algebra)}"]
 

@@ -130,6 +130,8 @@ def test_trpo_takes_one_step_of_the_policy_and_the_critics_minibatches(run):
     ):
         assert text in out, text
     assert "the ratio is" not in out
+    words = ["agent=trpo", "agent.optim.critic_learning_rate=0.02", "agent.optim.warmup_steps=0"]
+    assert "critic: 0.02 from the first step" in run(*TINY, *words)[1]
 
 
 def test_dynamic_sampling_may_generate_every_round_anew(run):
