@@ -52,6 +52,17 @@ def examine(history: History) -> list[Finding]:
     return sorted(found, key=lambda finding: finding.level != ALARM)
 
 
+def counted(findings: Sequence[Finding]) -> str:
+    """How many rules spoke.
+
+    >>> counted([])
+    'none of 24 rules found anything'
+    """
+    if not findings:
+        return f"none of {len(RULES)} rules found anything"
+    return f"{len(findings)} of {len(RULES)} rules found something"
+
+
 def lines_of(findings: Sequence[Finding]) -> list[str]:
     """A finding's statement and, below it, its advice; `!` marks an alarm."""
     lines: list[str] = []
