@@ -82,7 +82,7 @@ def held_out_still(history: History) -> Finding | None:
             "(evaluation.correct_at), or the training problems are learned by heart"
         )
     else:
-        advice = "nor does the reward rise: raise agent.optim.learning_rate, or see what else is found here"
+        advice = f"nor does the reward rise: raise {history.setting.step_setting}, or see what else is found here"
     return Finding(
         "held_out_still",
         ALARM,

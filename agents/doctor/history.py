@@ -35,6 +35,10 @@ class Setting:
     max_grad_norm: float | None = None
     """Of the policy."""
     max_kl_old: float | None = None
+    natural_steps: bool = False
+    """TRPO: a step goes as far as `agent.max_kl` allows, and the optimizer is the critic's alone."""
+    reference_every: int | None = None
+    """Iterations after which the reference becomes the policy of then; None: it stays where the policy began."""
     critic_warmup: int = 0
     """First iterations in which the policy is held still on purpose."""
     max_invalid_share: float | None = None
@@ -60,6 +64,8 @@ class Setting:
             max_new_tokens=config.env.max_new_tokens,
             max_grad_norm=None if agent.name == "trpo" else agent.optim.max_grad_norm,
             max_kl_old=getattr(agent, "max_kl_old", None),
+            natural_steps=agent.name == "trpo",
+            reference_every=agent.reference_every,
             critic_warmup=getattr(agent, "critic_warmup", 0),
             max_invalid_share=config.env.max_invalid_share,
             timeout_seconds=config.env.timeout_seconds,
@@ -68,6 +74,11 @@ class Setting:
             mismatch_limit=mismatch_limit,
             watched=tuple(watched_parts(config.reward)),
         )
+
+    @property
+    def step_setting(self) -> str:
+        """What says how far an update of the policy goes."""
+        return "agent.max_kl" if self.natural_steps else "agent.optim.learning_rate"
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,11 +39,12 @@ def steps_long(history: History) -> Finding | None:
     kl = history.mean("approx_kl")
     if kl is None or kl <= LONG:
         return None
+    fewer = "" if history.setting.natural_steps else " or agent.optim.epochs, or set agent.max_kl_old (PPO)"
     return Finding(
         "steps_long",
         ALARM,
         f"an update moves the policy by {kl:.2f} nats a token: further than its rollout says anything about",
-        "lower agent.optim.learning_rate or agent.optim.epochs, or set agent.max_kl_old (PPO)",
+        f"lower {history.setting.step_setting}{fewer}",
         kl,
     )
 

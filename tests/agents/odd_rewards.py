@@ -54,3 +54,11 @@ def dozing(completion: str) -> float:
         time.sleep(60)
     time.sleep(0.01)
     return float(len(completion))
+
+
+def solved_if_small(prompt: str) -> float:
+    """Pays for a problem, whatever is said of it: 1 for the digits 0 and 1 of `small.Echo`, else 0."""
+    return float(prompt[0] in "01")
+
+
+solved_if_small.execution = "inline"  # type: ignore[attr-defined]
