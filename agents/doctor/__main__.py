@@ -26,7 +26,7 @@ def main(composed: DictConfig) -> None:
     try:
         config = OmegaConf.to_object(composed)
         assert isinstance(config, DoctorConfig)
-        history = history_of(config.run)
+        history = history_of(str(config.run))
     except (ValueError, OmegaConfBaseException) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import MISSING
 
 from agents.config import TrainConfig
 from agents.doctor.history import History, Setting
 from agents.metrics import read_metrics
+from agents.optim import require
 from agents.policy.hardware import PRECISIONS, pick_device, pick_dtype
 from agents.run import MISMATCH_LIMIT
 from agents.run_folder import RunFolder
@@ -24,8 +24,11 @@ from agents.saved import saved_config
 class DoctorConfig:
     """Settings of `python -m agents.doctor`."""
 
-    run: str = MISSING
+    run: str | None = None
     """Folder of a run, finished or not."""
+
+    def __post_init__(self) -> None:
+        require(self.run is not None, "run must be given, the folder of a run: run=runs/NAME")
 
 
 def history_of(path: str) -> History:
