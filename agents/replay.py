@@ -54,7 +54,7 @@ class ReplayConfig:
     loss: list[str] = field(default_factory=list)
     """Compare these losses on a stored iteration."""
     checkpoint: str = "acted"
-    """Whose weights the losses are computed with: `acted`, `last`, `best`, `untrained`, or an iteration."""
+    """With `loss`: whose weights it is computed with: `acted`, `last`, `best`, `untrained`, or an iteration."""
     device: str = "auto"
     correct_at: float | None = None
     """A completion is right from this score on; null: as in the run's evaluation."""
@@ -66,6 +66,8 @@ class ReplayConfig:
     def __post_init__(self) -> None:
         require(self.run is not None, "run must be given, the folder of a run: run=runs/NAME")
         require(self.reward is None or not self.loss, "one of reward and loss must be given, got both")
+        weighed = self.checkpoint == "acted" or bool(self.loss)
+        require(weighed, f"checkpoint={self.checkpoint} needs a loss, which it computes with those weights: loss=[grpo]")
         require(self.examples >= 0, f"examples must be at least 0, got {self.examples}")
         require(self.output is None or self.reward is not None, f"output={self.output} needs a reward: reward=math")
         ok = self.output is None or not Path(self.output).exists()
