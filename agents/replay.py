@@ -67,7 +67,9 @@ class ReplayConfig:
         require(self.run is not None, "run must be given, the folder of a run: run=runs/NAME")
         require(self.reward is None or not self.loss, "one of reward and loss must be given, got both")
         weighed = self.checkpoint == "acted" or bool(self.loss)
-        require(weighed, f"checkpoint={self.checkpoint} needs a loss, which it computes with those weights: loss=[grpo]")
+        require(
+            weighed, f"checkpoint={self.checkpoint} needs a loss, which it computes with those weights: loss=[grpo]"
+        )
         require(self.examples >= 0, f"examples must be at least 0, got {self.examples}")
         require(self.output is None or self.reward is not None, f"output={self.output} needs a reward: reward=math")
         ok = self.output is None or not Path(self.output).exists()

@@ -51,9 +51,7 @@ def view(config: ViewConfig) -> tuple[Path, str]:
     """Write the file; returns it and what to tell."""
     run = Path(str(config.run))
     reading = read_run(str(run), limit=config.limit, iterations=config.iterations, checkpoint=config.checkpoint)
-    data = packed(
-        reading.completions, title=run.resolve().name, subtitle=reading.subtitle, notice=reading.notice
-    )
+    data = packed(reading.completions, title=run.resolve().name, subtitle=reading.subtitle, notice=reading.notice)
     path = run / "completions.html" if config.output is None else Path(config.output)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, page(data))
