@@ -183,7 +183,8 @@ def unseen(c: Comparison) -> str:
     assert e.high is not None
     seen = f"{e.num_seeds} seeds" + (f" and {e.num_problems} problems" if e.num_problems > 1 else "")
     if e.error == 0:
-        return f"They did the same on all {seen}."
+        same = f"They did the same on all {seen}."
+        return same if e.mean == 0 else f"All {seen} say the same, and so few may do so by chance."
     alone = "The interval alone leaves out 0, the correction does not. " if e.low > 0 or e.high < 0 else ""
     half = (e.high - e.low) / 2
     if c.is_ratio:
