@@ -43,7 +43,14 @@ def resumed(folder: str, overrides: Sequence[str], say: Callable[[str], None] = 
     """
     saved = RunFolder(Path(folder)).settings()
     tell_newer(saved, say)
-    changes = OmegaConf.to_container(OmegaConf.from_dotlist([text.lstrip("+") for text in overrides]))
+    changes: Any = OmegaConf.to_container(OmegaConf.from_dotlist([text.lstrip("+") for text in overrides]))
+    chosen = [
+        f"{name}={x}"
+        for name, x in changes.items()
+        if isinstance(saved.get(name), Mapping) and not isinstance(x, Mapping)
+    ]
+    if chosen:
+        raise ValueError(f"resume={folder} continues a run, whose choices are made: leave out {', '.join(chosen)}")
     merged: Any = OmegaConf.to_container(OmegaConf.merge(saved, changes))
     differences = config_differences(saved, merged)
     wrong = [line for line in differences if not line.startswith(FREE_GROUPS) and line.split(":")[0] not in FREE]

@@ -47,7 +47,8 @@ def compared(results: Mapping[str, Any]) -> str:
     sampled = f" and {results['samples']} sampled answers each" if results["samples"] else ""
     return (
         f"{results['tokens']:,} generated tokens a run, and the rest of its last iteration; "
-        f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''} ({', '.join(map(str, seeds))}) that give all agents the same initial weights and stream of problems; "
+        f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''} ({', '.join(map(str, seeds))}) that give all agents "
+        "the same initial weights and stream of problems; "
         f"{results['num_problems']} held-out problems, greedy{sampled}."
     )
 

@@ -350,6 +350,10 @@ def test_a_resumed_run_keeps_its_settings(run, tmp_path):
     assert code not in (0, None)
     assert "cannot change its settings: agent.optim.learning_rate: saved 0.003, now 0.5" in err
     assert "Traceback" not in err
+    _, _, err = run("resume=runs/one", "agent=ppo", "task=arithmetic", "iterations=2")
+    assert (
+        err == "error: resume=runs/one continues a run, whose choices are made: leave out agent=ppo, task=arithmetic\n"
+    )
     assert run("resume=runs/one", "iterations=2", "evaluation.samples=1")[0] == 0
 
 
