@@ -176,6 +176,12 @@ def test_a_grader_that_is_slow_and_hangs(tmp_path):
     assert "could not be graded and are left out; the run ends at 100%" in says["ungraded"]
     assert "rewards are being computed during" in says["waits_for_rewards"]
     assert "env.scoring=deferred" in says["waits_for_rewards"]
+    # The same seconds beside decoding that takes no longer, so that it is waited for, and half as long again.
+    for factor, waits in ((1.0, True), (1.5, False)):
+        records = [record | {"time/collect": factor * record["scoring/seconds"]} for record in told.records[1:]]
+        late = found(History(records, replace(told.setting, scoring="deferred")))
+        assert ("waits_for_rewards" in late) is waits
+        assert "env.scoring=deferred" not in late.get("waits_for_rewards", "")
 
 
 def test_a_sampler_near_its_limit(tmp_path):

@@ -352,7 +352,7 @@ def test_a_resumed_run_keeps_its_settings(run, tmp_path):
     assert "Traceback" not in err
     _, _, err = run("resume=runs/one", "agent=ppo", "task=arithmetic", "iterations=2")
     assert (
-        err == "error: resume=runs/one continues a run, whose choices are made: leave out agent=ppo, task=arithmetic\n"
+        err == "error: resume=runs/one continues a run, whose choices are made: leave out agent=ppo, task=arithmetic"
     )
     assert run("resume=runs/one", "iterations=2", "evaluation.samples=1")[0] == 0
 
