@@ -9,7 +9,6 @@ Rollouts are stored by runs with `logging.rollouts=true` (`agents.stored`).
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Iterable, Sequence
@@ -25,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from transformers.utils.logging import disable_progress_bar
 
 from agents import checkpoint
+from agents.any_text import json_line, print_any_text
 from agents.checkpoint import write_atomically
 from agents.comparison import LossReport, compare_losses, named_agent
 from agents.config import TrainConfig, register
@@ -137,7 +137,7 @@ def print_rescored(config: ReplayConfig, trained: TrainConfig, stored: Iterable[
         print(f"    {one.sample.prompt!r:.300}\n    -> {one.sample.completion!r:.300}")
         print("".join(f"    {reason}\n" for reason in (one.before.reason, one.after.reason) if reason), end="")
     if config.output is not None:
-        write_atomically(config.output, "".join(json.dumps(line(one), ensure_ascii=False) + "\n" for one in rescored))
+        write_atomically(config.output, "".join(json_line(line(one)) for one in rescored))
         print(f"\nWrote {config.output}")
 
 
@@ -242,6 +242,7 @@ def shown(value: Any) -> str:
 def main(composed: DictConfig) -> None:
     """Compose, replay; mistakes end in one line."""
     disable_progress_bar()
+    print_any_text()
     try:
         config: Any = OmegaConf.to_object(composed)
         replay(config)

@@ -6,6 +6,8 @@ import time
 from collections import deque
 from statistics import fmean
 
+from rewards.types import Score
+
 
 class Constant:
     """The same for everything."""
@@ -62,3 +64,18 @@ def solved_if_small(prompt: str) -> float:
 
 
 solved_if_small.execution = "inline"  # type: ignore[attr-defined]
+
+
+class Half:
+    """Says something that is no text in UTF-8; of every other completion it says so by failing."""
+
+    execution = "inline"
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, completion: str) -> Score:
+        self.calls += 1
+        if self.calls % 2:
+            raise RuntimeError("half: \ud800")
+        return Score(float(len(completion)), info={"reason": "half: \ud800"})
