@@ -179,7 +179,7 @@ def print_losses(config: ReplayConfig, folder: RunFolder, trained: TrainConfig) 
         agents,
         vocabulary=len(tokenizer),
         state=state,
-        expected_weights=stored.weights if (which or 0) == iteration - 1 else None,
+        expected_weights=(stored.weights or None) if (which or 0) == iteration - 1 else None,
     )
     print(table([loss_row(report, reports) for report in reports]))
 
@@ -246,7 +246,7 @@ def main(composed: DictConfig) -> None:
     try:
         config: Any = OmegaConf.to_object(composed)
         replay(config)
-    except (ValueError, RewardError, OmegaConfBaseException) as error:
+    except (ValueError, RewardError, FloatingPointError, OmegaConfBaseException) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
 
 

@@ -32,7 +32,7 @@ def main(composed: DictConfig) -> None:
         sys.exit(2)
     findings = examine(history)
     iterations = int(history.records[-1]["iteration"])
-    print(f"{config.run}: {iterations} iterations, {counted(findings)}")
+    print(f"{config.run}: {iterations} iteration{'s' * (iterations != 1)}, {counted(findings)}")
     for line in lines_of(findings):
         print(line)
     sys.exit(any(finding.level == ALARM for finding in findings))

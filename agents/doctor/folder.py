@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from agents.policy.hardware import PRECISIONS, pick_device, pick_dtype
 from agents.run import MISMATCH_LIMIT
 from agents.run_folder import RunFolder
 from agents.saved import saved_config
+from agents.stored import stored_iterations
 
 
 @dataclass
@@ -47,7 +48,8 @@ def history_of(path: str) -> History:
     setting = Setting.of(
         config, num_problems=summary.get("num_problems"), mismatch_limit=MISMATCH_LIMIT[number_format(config, summary)]
     )
-    return History([before, *records], setting)
+    failed = stored_iterations(folder.failure)
+    return History([before, *records], replace(setting, failed_at=failed[-1] if failed else None))
 
 
 def number_format(config: TrainConfig, summary: Mapping[str, Any]) -> torch.dtype:

@@ -50,6 +50,8 @@ class Setting:
     """Held-out problems of an examination."""
     mismatch_limit: float | None = None
     """Nats a token at which the run refuses to go on."""
+    failed_at: int | None = None
+    """The iteration that ended the run since a loss was not finite."""
     watched: tuple[str, ...] = ()
     """Parts of the reward with weight 0."""
 

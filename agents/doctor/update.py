@@ -19,6 +19,20 @@ MUCH = 10.0
 """Times the limit: what is left of such a gradient is its direction."""
 
 
+def loss_not_finite(history: History) -> Finding | None:
+    """The run ended in the iteration after the last that is known, and was not resumed past it."""
+    at = history.setting.failed_at
+    if at is None or not history.records or at != int(history.records[-1]["iteration"]) + 1:
+        return None
+    return Finding(
+        "loss_not_finite",
+        ALARM,
+        f"a loss or a gradient of iteration {at} was not finite, and the run ended there",
+        f"look at what it came of (python -m agents.view run=.../failure); lower {history.setting.step_setting}, or "
+        "bound what is rewarded (PPO: agent.reward_clip)",
+    )
+
+
 def clip_share_high(history: History) -> Finding | None:
     """Many tokens are clipped."""
     share = history.mean("clip_ratio")

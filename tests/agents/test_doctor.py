@@ -8,7 +8,7 @@ from statistics import fmean
 import pytest
 from finished_runs import finish_run
 
-from agents.config import EnvConfig, EvaluationConfig, PolicyConfig
+from agents.config import EnvConfig, EvaluationConfig, LoggingConfig, PolicyConfig
 from agents.doctor import ALARM, NOTE, History, Setting, Watch, examine, lines_of
 from agents.doctor.__main__ import main
 from agents.doctor.folder import history_of
@@ -134,6 +134,17 @@ def test_steps_that_are_far_too_long(tmp_path):
     assert "agent.optim.max_grad_norm=0.001" in found(told)["gradient_clipped"]
     for rule in ("gradient_clipped", "clip_share_high", "steps_long", "critic_knows_nothing"):
         assert ever(told, rule), rule
+
+
+def test_a_loss_that_is_not_finite(tmp_path):
+    """The first step goes to where the next one's logits are no numbers any more."""
+    agent = PPOConfig(prompts=2, group_size=4, optim=adam(1e25, max_grad_norm=1e30))
+    with pytest.raises(FloatingPointError, match="the state and the rollout are in"):
+        history(tmp_path, iterations=3, agent=agent, logging=LoggingConfig(tensorboard=False))
+    told = history_of(str(tmp_path / "run"))
+    assert "a loss or a gradient of iteration 2 was not finite" in found(told)["loss_not_finite"]
+    later = [*told.records, {"iteration": 2}]  # resumed, and past it
+    assert "loss_not_finite" not in found(History(later, told.setting))
 
 
 def test_updates_that_are_all_ended_early(tmp_path):
