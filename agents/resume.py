@@ -4,7 +4,7 @@ What is promised: on one CPU, with the same number of threads and rows, a run th
 ends with the same weights, bit for bit, as one that was left alone. With one thread that always holds, with several
 under `strict=true` (torch adds some gradients in the order in which threads come). Not covered is what a reward or a
 task draws from elsewhere than the global generators of this process (`agents.randomness`): another process, a server,
-the clock; nor a run that ends by `max_seconds`.
+the clock; nor what it remembers from call to call, such as a running mean; nor a run that ends by `max_seconds`.
 """
 
 from __future__ import annotations

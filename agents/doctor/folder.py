@@ -44,7 +44,8 @@ def history_of(path: str) -> History:
         raise ValueError(f"{folder.path} has no iteration yet: {folder.metrics.name} is empty or missing")
     summary = json.loads(folder.summary.read_text()) if folder.summary.is_file() else {}
     before = {"iteration": 0, **summary.get("before", {})}
-    records[-1] |= summary.get("after", {})
+    if summary.get("iterations") == records[-1]["iteration"]:  # else it is of an end from which the run was resumed
+        records[-1] |= summary["after"]
     setting = Setting.of(
         config, num_problems=summary.get("num_problems"), mismatch_limit=MISMATCH_LIMIT[number_format(config, summary)]
     )

@@ -302,6 +302,14 @@ def test_the_folder_of_a_run_is_examined_by_the_command_and_by_its_end(tmp_path,
     assert "! No completion of the last 5 iterations scored anything" in out
     assert command(monkeypatch, f"run={tmp_path}") == 2
     assert "error:" in capsys.readouterr().err
+    at_its_end = history_of(str(run)).records[-1]
+    assert "eval/accuracy" in at_its_end
+    with (run / "metrics.jsonl").open("a") as file:  # resumed, and not at its end again
+        file.write('{"iteration": 6}\n')
+    assert history_of(str(run)).records[-2:] == [
+        {name: x for name, x in at_its_end.items() if not name.startswith("eval/")},
+        {"iteration": 6},
+    ]
     (run / "summary.json").unlink()  # as if it still went on
     assert "nothing_scored" in found(history_of(str(run)))
     (run / "metrics.jsonl").write_text("")
