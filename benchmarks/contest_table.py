@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.reaching import Reach
+from benchmarks.verdicts import times
 
 HONESTY = (
     "Intervals come from a bootstrap that draws seeds, then problems (the same for all seeds), with replacement, and "
@@ -103,11 +104,11 @@ def second_verdicts(results: Mapping[str, Any]) -> list[str]:
 
 def difference_cell(c: Mapping[str, Any]) -> str:
     """The number and its interval."""
-    form = ".2f" if c["is_ratio"] else "+.3f"
+    written = times if c["is_ratio"] else "{:+.3f}".format
     bound = f"{c['bound']} " if c["bound"] in ("at most", "at least") else ""
     note = " (undetermined: both have runs that never reached it)" if c["bound"] == "undetermined" else ""
-    interval = "" if c["low"] is None else f" ({c['low']:{form}} to {c['high']:{form}})"
-    return f"{bound}{c['estimate']:{form}}{interval}{note}"
+    interval = "" if c["low"] is None else f" ({written(c['low'])} to {written(c['high'])})"
+    return f"{bound}{written(c['estimate'])}{interval}{note}"
 
 
 def p_cell(c: Mapping[str, Any]) -> str:

@@ -113,6 +113,16 @@ def test_three_seeds_with_one_ratio_are_no_proof():
     assert seconds.record()["words"].endswith("All 3 seeds say the same, and so few may do so by chance.")
 
 
+def test_an_interval_that_no_number_holds_does_not_lose_the_results():
+    """Two seeds at a level of 0.9999: t(1) = 6366 times an error of log(8) / 2, so e^6600."""
+    runs = [run_result("ppo", s, seconds=(10.0, 80.0)[s]) for s in range(2)] + [run_result("grpo", s) for s in range(2)]
+    found = compare_all(runs, ["ppo", "grpo"], target=0.9, level=0.9999, draws=500)
+    record = next(c for c in found if c.quantity == "seconds to 0.9").record()
+    assert record["high"] == pytest.approx(1e30)
+    assert record["low"] == pytest.approx(1e-30)
+    assert "No significant difference" in record["words"]
+
+
 def test_a_run_that_never_reached_the_target_makes_the_ratio_a_bound():
     """The first ends at 300 without the target, the second reaches it at 100: at most a third."""
     first, second = [Reach(30.0, 300.0, True)], [Reach(10.0, 100.0, False)]
