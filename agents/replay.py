@@ -246,7 +246,7 @@ def main(composed: DictConfig) -> None:
     try:
         config: Any = OmegaConf.to_object(composed)
         replay(config)
-    except (ValueError, RewardError, FloatingPointError, OmegaConfBaseException) as error:
+    except (ValueError, OSError, RewardError, FloatingPointError, OmegaConfBaseException) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
 
 

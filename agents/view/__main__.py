@@ -67,7 +67,7 @@ def main(composed: DictConfig) -> None:
         config = OmegaConf.to_object(composed)
         assert isinstance(config, ViewConfig)
         print(view(config)[1])
-    except (ValueError, OmegaConfBaseException) as error:
+    except (ValueError, OSError, OmegaConfBaseException) as error:
         sys.exit(f"error: {error}")
 
 

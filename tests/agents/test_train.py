@@ -296,6 +296,7 @@ MISTAKES = {
     "a reward that cannot be imported": ([*SMALL, "reward=function", "reward.function.fn._target_=no.such"], "no.such"),
     "a file that is not there": ([*JSONL, "task.path=missing.jsonl"], "missing.jsonl"),
     "a column that is not there": ([*JSONL, "task.columns.answer=solution"], "data.jsonl:1"),
+    "no run at all": (["resume="], "resume must be a folder's name or null, got ''"),
     "a run that is not there": (["resume=runs/nowhere"], "runs/nowhere is not the folder of a run"),
 }
 
