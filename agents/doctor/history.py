@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from agents.config import TrainConfig
+from agents.optim import minibatch_groups
 from agents.proxy import watched_parts
 
 Record = Mapping[str, float]
@@ -39,6 +40,8 @@ class Setting:
     """TRPO: a step goes as far as `agent.max_kl` allows, and the optimizer is the critic's alone."""
     reference_every: int | None = None
     """Iterations after which the reference becomes the policy of then; None: it stays where the policy began."""
+    epoch_steps: int | None = None
+    """Optimizer steps after which every completion was in one."""
     critic_warmup: int = 0
     """First iterations in which the policy is held still on purpose."""
     max_invalid_share: float | None = None
@@ -67,6 +70,7 @@ class Setting:
             max_grad_norm=None if agent.name == "trpo" else agent.optim.max_grad_norm,
             max_kl_old=getattr(agent, "max_kl_old", None),
             natural_steps=agent.name == "trpo",
+            epoch_steps=-(-agent.prompts // minibatch_groups(agent.optim, agent.prompts, agent.group_size)),
             reference_every=agent.reference_every,
             critic_warmup=getattr(agent, "critic_warmup", 0),
             max_invalid_share=config.env.max_invalid_share,

@@ -64,16 +64,19 @@ def steps_long(history: History) -> Finding | None:
 
 
 def ended_early(history: History) -> Finding | None:
-    """The early stop ends nearly every update."""
+    """The early stop ends nearly every update; where that is before all of the rollout was seen, it is an alarm."""
     share, steps = history.mean("early_stop"), history.recent("optimizer_steps")
     if share is None or share < MOSTLY:
         return None
-    limit = history.setting.max_kl_old
+    limit, epoch = history.setting.max_kl_old, history.setting.epoch_steps
     at = "" if limit is None else f" (agent.max_kl_old={limit:g})"
+    seen = epoch is not None and fmean(steps) >= epoch
+    unseen = "" if seen else ": not every completion has been in one"
     return Finding(
         "ended_early",
-        ALARM,
-        f"the early stop{at} ended {share:.0%} of the updates, after {fmean(steps):.1f} optimizer steps on average",
+        NOTE if seen else ALARM,
+        f"the early stop{at} ended {share:.0%} of the updates, after {fmean(steps):.1f} optimizer steps on average"
+        f"{unseen}",
         "lower agent.optim.learning_rate, so that the epochs that are asked for are taken, or ask for fewer",
         share,
     )

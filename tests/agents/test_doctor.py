@@ -150,7 +150,27 @@ def test_a_loss_that_is_not_finite(tmp_path):
 def test_updates_that_are_all_ended_early(tmp_path):
     optim = adam(0.01, critic_learning_rate=1e-2, epochs=4, minibatch_rows=8)
     told = history(tmp_path, iterations=5, agent=PPOConfig(prompts=2, group_size=8, max_kl_old=1e-5, optim=optim))
-    assert "(agent.max_kl_old=1e-05) ended 100% of the updates, after 1.0 optimizer steps" in found(told)["ended_early"]
+    says = found(told)["ended_early"]
+    assert "(agent.max_kl_old=1e-05) ended 100% of the updates, after 1.0 optimizer steps" in says
+    assert "not every completion has been in one" in says  # of two minibatches the first
+    assert ever(told, "ended_early")
+    whole = History(told.records, replace(told.setting, epoch_steps=1))
+    assert ever(whole, "ended_early", NOTE)
+    assert not ever(whole, "ended_early")
+
+
+def test_answers_that_all_have_the_budgets_length_are_no_alarm_and_partial_credit_comes_first(tmp_path):
+    """Two right digits are rewarded one by one, and an answer needs neither its end nor more room; for 5 examinations
+    no answer is right as a whole."""
+    task = {"_target_": "small.Echo", "length": 2}
+    told = history(tmp_path, iterations=24, task=task, **grpo(4, 8, 1e-2), **tokens(2), **every(5))
+    cut = [record | {"completions/clipped_ratio": 0.991 + 0.001 * (i % 5)} for i, record in enumerate(told.records)]
+    early = [record | {"eval/accuracy": 0.0} if "eval/accuracy" in record else record for record in cut]
+    says = {finding.rule: finding for finding in examine(History(early, told.setting))}
+    assert says["truncated"].level == NOTE
+    assert says["truncated"].says == "nearly every completion ends with its budget (env.max_new_tokens=2)"
+    assert says["held_out_still"].level == NOTE
+    assert "still 0.00 while the reward rises" in says["held_out_still"].says
 
 
 def test_lengths_that_collapse_or_explode_while_the_reward_stays(tmp_path):
