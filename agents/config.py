@@ -217,6 +217,8 @@ class TrainConfig:
     """Print what the run would do, and do nothing; `--explain` is the same."""
 
     def __post_init__(self) -> None:
+        for name in ("name", "resume"):  # as `resume=$RUN` is where nobody has set RUN
+            require(getattr(self, name) != "", f"{name} must be a folder's name or null, got ''")
         require(self.iterations >= 1, f"iterations must be at least 1, got {self.iterations}")
         require(self.checkpoint_every >= 1, f"checkpoint_every must be at least 1, got {self.checkpoint_every}")
         require(self.keep_checkpoints >= 1, f"keep_checkpoints must be at least 1, got {self.keep_checkpoints}")

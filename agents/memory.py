@@ -96,6 +96,8 @@ class Demand:
     """Of each, where only adapters are trained, on one frozen set of weights for all; None: all weights are."""
     frozen_models: int = 0
     """1 with a reference policy of its own."""
+    reward_bytes: int = 0
+    """Weights of reward models and judges on the same device."""
     natural_gradient: bool = False
     """Whether the policy is moved by a natural gradient, for which Adam keeps nothing."""
     checkpoint_activations: bool | None = None
@@ -170,6 +172,7 @@ def fixed_parts(size: ModelSize, demand: Demand) -> dict[str, int]:
         "natural gradient": demand.natural_gradient * trained * 4 * NATURAL_GRADIENT_VECTORS,
         "weights laid out for acting": n * demand.dtype.itemsize,
         "reference policy": demand.frozen_models * n * demand.dtype.itemsize,
+        "models that reward": demand.reward_bytes,
     }
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
+from agents.any_text import json_line
 from agents.collect import Collected
 from agents.losses import masked_mean
 from textenv import FinishReason
@@ -71,4 +71,4 @@ def completion_lines(iteration: int, collected: Collected) -> Iterable[str]:
             "parts": {name: float(score) for name, score in verdict.parts.items()},
             "reason": verdict.reason,
         }
-        yield json.dumps(record, ensure_ascii=False) + "\n"
+        yield json_line(record)

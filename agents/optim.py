@@ -153,6 +153,17 @@ class MasterWeights:
         self.publish()
 
 
+def minibatch_groups(config: OptimConfig, prompts: int, group_size: int) -> int:
+    """How many groups the largest minibatch has: whole ones, until it has its rows.
+
+    >>> minibatch_groups(OptimConfig(minibatch_rows=30), 20, 4)
+    8
+    """
+    if config.minibatch_rows is None:
+        return prompts
+    return min(prompts, -(-config.minibatch_rows // group_size))
+
+
 def trained_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     """Those that are not frozen, by name."""
     return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from agents.any_text import json_line
 from agents.checkpoint import config_differences, write_atomically
 from agents.collect import collect
 from agents.config import PreferencesConfig, TrainConfig
@@ -62,7 +63,7 @@ def prepare_preferences(config: TrainConfig, say: Say) -> None:
             rows = draw_preferences(config, say)
             folder.mkdir(parents=True, exist_ok=True)
             write_atomically(folder / SETTINGS, json.dumps(wanted, indent=2) + "\n")
-            write_atomically(data, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+            write_atomically(data, "".join(map(json_line, rows)))
             say(describe(rows, own.temperature))
         say(f"Training the reward model {own.reward_model.output}")
         train_reward_model(own.reward_model)

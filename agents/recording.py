@@ -13,11 +13,12 @@ from agents.stored import Stored
 
 
 class Recording:
-    """One iteration's. Made when the rollout is there and the weights are still those that acted; it only reads."""
+    """One iteration's. Made when the rollout is there; it only reads. `acted`: whether the weights are still those that
+    acted, which those are not that an update has moved before it failed."""
 
-    def __init__(self, agent: Agent, collected: Collected, *, settings: str) -> None:
+    def __init__(self, agent: Agent, collected: Collected, *, settings: str, acted: bool = True) -> None:
         self._agent, self._collected, self._settings = agent, collected, settings
-        self._weights = weights_hash(agent.policy.model)
+        self._weights = weights_hash(agent.policy.model) if acted else ""
         shape = collected.rollout.mask.shape
         self._ratio, self._clipped = torch.full(shape, torch.nan), torch.zeros(shape, dtype=torch.int8)
         agent.optimizer.watch = self._see

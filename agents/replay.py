@@ -9,7 +9,6 @@ Rollouts are stored by runs with `logging.rollouts=true` (`agents.stored`).
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Iterable, Sequence
@@ -25,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from transformers.utils.logging import disable_progress_bar
 
 from agents import checkpoint
+from agents.any_text import json_line, print_any_text
 from agents.checkpoint import write_atomically
 from agents.comparison import LossReport, compare_losses, named_agent
 from agents.config import TrainConfig, register
@@ -54,7 +54,7 @@ class ReplayConfig:
     loss: list[str] = field(default_factory=list)
     """Compare these losses on a stored iteration."""
     checkpoint: str = "acted"
-    """Whose weights the losses are computed with: `acted`, `last`, `best`, `untrained`, or an iteration."""
+    """With `loss`: whose weights it is computed with: `acted`, `last`, `best`, `untrained`, or an iteration."""
     device: str = "auto"
     correct_at: float | None = None
     """A completion is right from this score on; null: as in the run's evaluation."""
@@ -66,6 +66,10 @@ class ReplayConfig:
     def __post_init__(self) -> None:
         require(self.run is not None, "run must be given, the folder of a run: run=runs/NAME")
         require(self.reward is None or not self.loss, "one of reward and loss must be given, got both")
+        weighed = self.checkpoint == "acted" or bool(self.loss)
+        require(
+            weighed, f"checkpoint={self.checkpoint} needs a loss, which it computes with those weights: loss=[grpo]"
+        )
         require(self.examples >= 0, f"examples must be at least 0, got {self.examples}")
         require(self.output is None or self.reward is not None, f"output={self.output} needs a reward: reward=math")
         ok = self.output is None or not Path(self.output).exists()
@@ -133,7 +137,7 @@ def print_rescored(config: ReplayConfig, trained: TrainConfig, stored: Iterable[
         print(f"    {one.sample.prompt!r:.300}\n    -> {one.sample.completion!r:.300}")
         print("".join(f"    {reason}\n" for reason in (one.before.reason, one.after.reason) if reason), end="")
     if config.output is not None:
-        write_atomically(config.output, "".join(json.dumps(line(one), ensure_ascii=False) + "\n" for one in rescored))
+        write_atomically(config.output, "".join(json_line(line(one)) for one in rescored))
         print(f"\nWrote {config.output}")
 
 
@@ -175,7 +179,7 @@ def print_losses(config: ReplayConfig, folder: RunFolder, trained: TrainConfig) 
         agents,
         vocabulary=len(tokenizer),
         state=state,
-        expected_weights=stored.weights if (which or 0) == iteration - 1 else None,
+        expected_weights=(stored.weights or None) if (which or 0) == iteration - 1 else None,
     )
     print(table([loss_row(report, reports) for report in reports]))
 
@@ -238,10 +242,11 @@ def shown(value: Any) -> str:
 def main(composed: DictConfig) -> None:
     """Compose, replay; mistakes end in one line."""
     disable_progress_bar()
+    print_any_text()
     try:
         config: Any = OmegaConf.to_object(composed)
         replay(config)
-    except (ValueError, RewardError, OmegaConfBaseException) as error:
+    except (ValueError, OSError, RewardError, FloatingPointError, OmegaConfBaseException) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
 
 

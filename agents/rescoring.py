@@ -10,9 +10,10 @@ import numpy as np
 
 from agents.config import EnvConfig
 from agents.stored import Stored
-from rewards.scoring import Scorer, Verdict
+from rewards.scoring import Verdict
 from rewards.types import Sample
 from textenv.ended import total
+from textenv.settings import scorer_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +63,7 @@ def rescore(stored: Iterable[Stored], reward: Any, env: EnvConfig) -> list[Resco
     `ValueError` for a reward that asks for a column that the task's rows do not have, `RewardError` as `env` says.
     """
     found: list[Rescored] = []
-    with Scorer(
-        reward,
-        on_error=env.on_error,
-        timeout_seconds=env.timeout_seconds,
-        max_invalid_share=env.max_invalid_share,
-        workers=env.reward_workers,
-        worker_memory_mb=env.worker_memory_mb,
-        keep_environment=env.keep_environment,
-        cache_size=env.cache_size,
-    ) as scorer:
+    with scorer_of(reward, env) as scorer:
         for one in stored:
             scorer.require(set.intersection(*(set(sample.row) for sample in one.samples)))
             episodes, after = one.rollout.episode.tolist(), scorer.score(one.samples)

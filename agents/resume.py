@@ -4,7 +4,7 @@ What is promised: on one CPU, with the same number of threads and rows, a run th
 ends with the same weights, bit for bit, as one that was left alone. With one thread that always holds, with several
 under `strict=true` (torch adds some gradients in the order in which threads come). Not covered is what a reward or a
 task draws from elsewhere than the global generators of this process (`agents.randomness`): another process, a server,
-the clock; nor a run that ends by `max_seconds`.
+the clock; nor what it remembers from call to call, such as a running mean; nor a run that ends by `max_seconds`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,14 @@ def resumed(folder: str, overrides: Sequence[str], say: Callable[[str], None] = 
     """
     saved = RunFolder(Path(folder)).settings()
     tell_newer(saved, say)
-    changes = OmegaConf.to_container(OmegaConf.from_dotlist([text.lstrip("+") for text in overrides]))
+    changes: Any = OmegaConf.to_container(OmegaConf.from_dotlist([text.lstrip("+") for text in overrides]))
+    chosen = [
+        f"{name}={x}"
+        for name, x in changes.items()
+        if isinstance(saved.get(name), Mapping) and not isinstance(x, Mapping)
+    ]
+    if chosen:
+        raise ValueError(f"resume={folder} continues a run, whose choices are made: leave out {', '.join(chosen)}")
     merged: Any = OmegaConf.to_container(OmegaConf.merge(saved, changes))
     differences = config_differences(saved, merged)
     wrong = [line for line in differences if not line.startswith(FREE_GROUPS) and line.split(":")[0] not in FREE]

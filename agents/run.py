@@ -93,7 +93,7 @@ class Run:
         try:
             metrics = rollout_metrics(generated) | self.agent.update(collected.rollout)
         except FloatingPointError as error:
-            where = self._save_failure(recording or self._record(collected))
+            where = self._save_failure(recording or self._record(collected, acted=False))
             raise FloatingPointError(f"{error}; the state and the rollout are in {where}") from error
         if self._rounds:
             metrics |= sampling_metrics(collected)
@@ -201,12 +201,15 @@ class Run:
     def _settings(self) -> str:
         return short_hash(identity(self.folder.settings()))
 
-    def _record(self, collected: Collected) -> Recording:
-        return Recording(self.agent, collected, settings=self._settings)
+    def _record(self, collected: Collected, *, acted: bool = True) -> Recording:
+        return Recording(self.agent, collected, settings=self._settings, acted=acted)
 
     def _save_failure(self, recording: Recording) -> Path:
-        """What is needed to look into an update that failed; the checkpoints stay as they are."""
+        """What is needed to look into an update that failed, as a run's folder of its own: view and replay read it. The
+        checkpoints stay as they are."""
         iteration = self.counters.iteration + 1
+        self.folder.failure.mkdir(exist_ok=True)
+        checkpoint.write_atomically(RunFolder(self.folder.failure).config, self.folder.config.read_bytes())
         write_rollout(self.folder.failure, recording.stored(iteration))
         checkpoint.save(self.folder.failure, iteration, {"agent": self.agent.state(), "counters": vars(self.counters)})
         return self.folder.failure

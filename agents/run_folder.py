@@ -6,7 +6,8 @@ runs/<name>/config.yaml          the settings, as composed
             rollouts/            with logging.rollouts=true: what each update learned from (`agents.stored`)
             tensorboard/
             checkpoints/
-            failure/             where a loss was not finite: the state and the rollout that it happened with
+            failure/             where a loss was not finite: the state and the rollout that it happened with, and the
+                                 settings, so that `agents.view run=runs/<name>/failure` shows it, and replay
             curves.png           learning curves, drawn at the end
             proxy_and_truth.png  where a part of the reward has weight 0: what is optimized beside what is watched
             summary.json         before and after, seconds, tokens, memory

@@ -22,6 +22,7 @@ from agents.policy.hardware import pick_device, pick_dtype
 from agents.policy.loading import TINY, load_model, resolve, tiny_model, tiny_shape
 from agents.policy.lora import NAME, adapt, sharing_weights, without_adapter
 from agents.ppo import PPO, PPOConfig
+from agents.reward_memory import held_bytes
 from agents.trpo import TRPO, TRPOConfig
 from rewards.preference.lora import LoraConfig, targeted
 from textenv import Task, TextVectorEnv
@@ -151,6 +152,7 @@ def demand_of(
         trained_models=2 if agent.critic == "separate" else 1,
         adapter_parameters=None if adapter is None else adapter_parameters(shape, adapter),
         frozen_models=int(agent.needs_reference and adapter is None),
+        reward_bytes=held_bytes(env.reward_parts, device),
         natural_gradient=isinstance(agent, TRPOConfig),
         checkpoint_activations=agent.optim.checkpoint_activations,
         keeps_scores=device.type == "cpu",

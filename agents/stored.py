@@ -44,7 +44,8 @@ class Stored:
     settings: str
     """Hash of the run's settings, those left out that a resumed run may change."""
     weights: str
-    """Hash of the weights that acted: those of the checkpoint of `iteration - 1`."""
+    """Hash of the weights that acted: those of the checkpoint of `iteration - 1`. Empty where it was not taken in time,
+    before an update that failed."""
     rollout: Rollout
     """With what the update added: `old_logprob`, `reference_logprob`, `value`; `entropy` where it was logged."""
     advantage: Float[Tensor, "N A"] | Float[Tensor, "N"] | None

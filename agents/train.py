@@ -17,6 +17,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from agents.any_text import print_any_text
 from agents.collect import Collected
 from agents.config import from_settings, register, typed
 from agents.disk import NO_ROOM
@@ -51,7 +52,7 @@ def train(run: Run, *, say: Callable[[str], None] = print) -> dict[str, Any]:
     logs = open_logs(run)
     watch = Watch(doctor_setting(run), [baseline(run), *read_metrics(run.folder.metrics)])
     title = f"{config.agent.name} on {run.envs.train.task.name}, {config.policy.model}"
-    completions = run.folder.completions.open("a") if config.logging.completions else None
+    completions = run.folder.completions.open("a", encoding="utf-8") if config.logging.completions else None
     try:
         with (
             Progress(config.iterations, title=title, start=counters.iteration) as progress,
@@ -156,6 +157,7 @@ def _main(composed: DictConfig) -> None:
 def main() -> None:
     """The command line."""
     sys.argv[1:] = as_setting(sys.argv[1:])
+    print_any_text()
     _main()
 
 

@@ -67,8 +67,9 @@ def estimate(values: Float[np.ndarray, "S M"], *, level: float = 0.95, draws: in
     """The mean of values of S seeds and M problems, with its interval.
 
     With one seed the interval is over problems alone and there is no p. Values that are all equal have an interval
-    without width and p = 0, or 1 where they are 0. Raises `ValueError` where there are no values, or values that are
-    not finite.
+    without width, and p = 0, or 1 where they are 0; of seeds alone (M = 1), which a coarse measure such as the
+    examination at which a target was reached makes equal, p is that of the sign test, 2^(1 - S). Raises `ValueError`
+    where there are no values, or values that are not finite.
     """
     if values.ndim != 2 or values.size == 0 or not np.isfinite(values).all():
         raise ValueError(f"values must be finite numbers of at least one seed and problem, got {values!r}")
@@ -88,7 +89,7 @@ def estimate(values: Float[np.ndarray, "S M"], *, level: float = 0.95, draws: in
     elif error:
         p = two_sided_p(mean / error, freedom)
     else:
-        p = 1.0 if mean == 0 else 0.0
+        p = 1.0 if mean == 0 else 2.0 ** (1 - num_seeds) if num_problems == 1 else 0.0
     return Estimate(mean, mean - half, mean + half, p, error, num_seeds, num_problems)
 
 

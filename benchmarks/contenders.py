@@ -53,10 +53,15 @@ def contenders(
     """All of them, in the order of `names`.
 
     `common` is for everyone, then come the `settings` of the algorithm, of the name, and what a variant says itself.
-    Raises `ValueError` for a name that nobody has, for settings that a run would refuse, and where `EQUAL` settings
-    differ.
+    Raises `ValueError` for a name that nobody has, for settings and variants that would be for nobody, for settings
+    that a run would refuse, and where `EQUAL` settings differ.
     """
     register()
+    known = [*known_agents(), *known_experiments(), *variants]
+    for name in settings:
+        require(name in known, f"settings.{name} is for nobody: it must be one of {', '.join(known)}")
+    for name in variants:
+        require(name in names, f"variants.{name} does not run: add it to agents=[{','.join(names)}]")
     found = [contender(name, common, settings, variants.get(name)) for name in names]
     for key in EQUAL:
         values = [chosen(one.settings, key) for one in found]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.reaching import Reach
+from benchmarks.verdicts import times
 
 HONESTY = (
     "Intervals come from a bootstrap that draws seeds, then problems (the same for all seeds), with replacement, and "
@@ -46,8 +47,9 @@ def compared(results: Mapping[str, Any]) -> str:
     seeds = results["seeds"]
     sampled = f" and {results['samples']} sampled answers each" if results["samples"] else ""
     return (
-        f"{results['tokens']:,} generated tokens a run, {len(seeds)} seed{'s' if len(seeds) > 1 else ''} "
-        f"({', '.join(map(str, seeds))}) that give all agents the same initial weights and stream of problems; "
+        f"{results['tokens']:,} generated tokens a run, and the rest of its last iteration; "
+        f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''} ({', '.join(map(str, seeds))}) that give all agents "
+        "the same initial weights and stream of problems; "
         f"{results['num_problems']} held-out problems, greedy{sampled}."
     )
 
@@ -102,11 +104,11 @@ def second_verdicts(results: Mapping[str, Any]) -> list[str]:
 
 def difference_cell(c: Mapping[str, Any]) -> str:
     """The number and its interval."""
-    form = ".2f" if c["is_ratio"] else "+.3f"
+    written = times if c["is_ratio"] else "{:+.3f}".format
     bound = f"{c['bound']} " if c["bound"] in ("at most", "at least") else ""
     note = " (undetermined: both have runs that never reached it)" if c["bound"] == "undetermined" else ""
-    interval = "" if c["low"] is None else f" ({c['low']:{form}} to {c['high']:{form}})"
-    return f"{bound}{c['estimate']:{form}}{interval}{note}"
+    interval = "" if c["low"] is None else f" ({written(c['low'])} to {written(c['high'])})"
+    return f"{bound}{written(c['estimate'])}{interval}{note}"
 
 
 def p_cell(c: Mapping[str, Any]) -> str:

@@ -84,6 +84,7 @@ class BenchmarkConfig:
         require(self.samples >= 0, f"samples must be at least 0, got {self.samples}")
         require(0.5 <= self.level < 1, f"level must be at least 0.5 and below 1, got {self.level}")
         require(self.draws >= 100, f"draws must be at least 100, got {self.draws}")
+        require(min(self.seeds, default=0) >= 0, f"seeds must be at least 0, got {self.seeds}")
         for name in ("seeds", "agents"):
             values = getattr(self, name)
             distinct = bool(values) and len(set(values)) == len(values)

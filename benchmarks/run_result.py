@@ -107,11 +107,12 @@ def keep(result: RunResult, path: Path) -> None:
 
 
 def kept(path: Path, settings: str) -> RunResult | None:
-    """A run that was measured before with the same settings."""
+    """A run that was measured before with the same settings; one that another version kept is measured anew."""
     if not path.is_file():
         return None
     read = json.loads(path.read_text())
-    return RunResult(**read) if read["settings"] == settings else None
+    known = {field.name for field in dataclasses.fields(RunResult)}
+    return RunResult(**read) if read.keys() == known and read["settings"] == settings else None
 
 
 def greedy_by_problem(runs: Sequence[RunResult]) -> Float[np.ndarray, "S M"]:

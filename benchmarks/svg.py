@@ -14,6 +14,8 @@ WIDTH, HEIGHT = 560, 300
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 30, 40
 ROW = 26
 """Height of an interval."""
+LEAST_WIDTH = 260
+"""Of intervals and their numbers, beside labels of any length."""
 DASHES = ("", "7 4", "2 3", "9 3 2 3")
 """Behind the seventh colour they come again, dashed."""
 NUM_COLOURS = 7
@@ -136,8 +138,8 @@ def intervals(rows: Sequence[Interval], *, title: str, x_label: str, tick: Calla
     label_width = 8 + 6.6 * max(len(row.label) for row in rows)
     values = [x for row in rows for x in (row.low, row.middle, row.high) if x is not None]
     low, high = padded(min([*values, 0.0]), max([*values, 0.0]))
-    height = TOP + ROW * len(rows) + BOTTOM
-    axis = Axis(low, high, label_width, WIDTH - 60)
+    height, width = TOP + ROW * len(rows) + BOTTOM, max(WIDTH, label_width + LEAST_WIDTH)
+    axis = Axis(low, high, label_width, width - 60)
     parts = [f'<text class="head" x="0" y="16">{escape(title)}</text>']
     for value in ticks(low, high):
         x = axis.at(value)
@@ -148,13 +150,13 @@ def intervals(rows: Sequence[Interval], *, title: str, x_label: str, tick: Calla
     x = axis.at(0.0)
     parts.append(f'<line class="zero" x1="{x:g}" x2="{x:g}" y1="{TOP}" y2="{height - BOTTOM}"/>')
     for place, row in enumerate(rows):
-        parts += interval_row(row, axis, TOP + ROW * (place + 0.5), tick)
-    middle = (label_width + WIDTH - 60) / 2
+        parts += interval_row(row, axis, TOP + ROW * (place + 0.5), width, tick)
+    middle = (label_width + width - 60) / 2
     parts.append(f'<text class="tick" text-anchor="middle" x="{middle:g}" y="{height - 6}">{escape(x_label)}</text>')
-    return svg(parts, WIDTH, height, title)
+    return svg(parts, width, height, title)
 
 
-def interval_row(row: Interval, axis: Axis, y: float, tick: Callable[[float], str]) -> list[str]:
+def interval_row(row: Interval, axis: Axis, y: float, width: float, tick: Callable[[float], str]) -> list[str]:
     """Label, bar, dot and number."""
     colour = "grey" if row.colour is None else f"c{row.colour % NUM_COLOURS}"
     x = axis.at(row.middle)
@@ -169,7 +171,7 @@ def interval_row(row: Interval, axis: Axis, y: float, tick: Callable[[float], st
         f'<text class="label" x="0" y="{y + 4:g}">{escape(row.label)}</text>',
         *bar,
         f'<circle class="dot {colour}" cx="{x:g}" cy="{y:g}" r="4.5"/>',
-        f'<text class="tick" text-anchor="end" x="{WIDTH}" y="{y + 4:g}">{tick(row.middle)}</text>',
+        f'<text class="tick" text-anchor="end" x="{width:g}" y="{y + 4:g}">{tick(row.middle)}</text>',
     ]
 
 

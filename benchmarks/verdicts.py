@@ -15,6 +15,9 @@ from benchmarks.bootstrap import Estimate, bounded, estimate
 from benchmarks.reaching import AMOUNTS, pair
 from benchmarks.run_result import RunResult, greedy_by_problem, ks, pass_at_by_problem
 
+LARGEST = 30 * math.log(10)
+"""Of the logarithms of ratios."""
+
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
@@ -46,7 +49,7 @@ class Comparison:
         e = self.estimate
         numbers = {"estimate": e.mean, "low": e.low, "high": e.high}
         if self.is_ratio:
-            numbers = {name: None if x is None else math.exp(x) for name, x in numbers.items()}
+            numbers = {name: None if x is None else ratio_of(x) for name, x in numbers.items()}
         return {
             "first": self.first,
             "second": self.second,
@@ -148,6 +151,24 @@ def words(c: Comparison) -> str:
     return f"{nobody}: {size(c)} ({interval}). {unseen(c)}"
 
 
+def ratio_of(logarithm: float) -> float:
+    """The ratio itself, from 1e-30 to 1e30: the interval of two seeds at a high level ends beyond any number.
+
+    >>> ratio_of(0.0), round(ratio_of(1e9) / 1e30)
+    (1.0, 1)
+    """
+    return math.exp(max(-LARGEST, min(logarithm, LARGEST)))
+
+
+def times(ratio: float) -> str:
+    """A ratio as one writes it.
+
+    >>> times(1.304), times(0.0004), times(123_456.0)
+    ('1.30', '4e-04', '1e+05')
+    """
+    return f"{ratio:.2f}" if 0.01 <= ratio < 1000 else f"{ratio:.0e}"
+
+
 def loser(c: Comparison) -> str:
     """The other one."""
     return c.first if c.winner == c.second else c.second
@@ -158,7 +179,7 @@ def size(c: Comparison, toward: str | None = None) -> str:
     if c.is_ratio:
         bound = f"{c.bound} " if c.bound in ("at most", "at least") else ""
         note = " (cut off where runs ended; both have runs that never reached it)" if c.bound == "undetermined" else ""
-        return f"`{c.second}` takes {bound}{math.exp(c.estimate.mean):.2f} times what `{c.first}` takes{note}"
+        return f"`{c.second}` takes {bound}{times(ratio_of(c.estimate.mean))} times what `{c.first}` takes{note}"
     if toward is not None:
         return f"by {abs(c.estimate.mean):.3f}"
     return f"`{c.second}` - `{c.first}` = {c.estimate.mean:+.3f}"
@@ -170,7 +191,7 @@ def interval_words(c: Comparison) -> str:
     assert low is not None
     assert high is not None
     if c.is_ratio:
-        return f"{math.exp(low):.2f} to {math.exp(high):.2f}"
+        return f"{times(ratio_of(low))} to {times(ratio_of(high))}"
     if c.winner is None:
         return f"{low:+.3f} to {high:+.3f}"
     return f"{low:.3f} to {high:.3f}" if c.winner == c.second else f"{-high:.3f} to {-low:.3f}"
@@ -183,11 +204,12 @@ def unseen(c: Comparison) -> str:
     assert e.high is not None
     seen = f"{e.num_seeds} seeds" + (f" and {e.num_problems} problems" if e.num_problems > 1 else "")
     if e.error == 0:
-        return f"They did the same on all {seen}."
+        same = f"They did the same on all {seen}."
+        return same if e.mean == 0 else f"All {seen} say the same, and so few may do so by chance."
     alone = "The interval alone leaves out 0, the correction does not. " if e.low > 0 or e.high < 0 else ""
     half = (e.high - e.low) / 2
     if c.is_ratio:
-        return f"{alone}With {seen}, less than a factor of about {math.exp(half):.2f} could not be seen."
+        return f"{alone}With {seen}, less than a factor of about {times(ratio_of(half))} could not be seen."
     return f"{alone}With {seen}, less than about {half:.3f} could not be seen."
 
 

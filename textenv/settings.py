@@ -22,6 +22,8 @@ from textenv.types import Task
 
 OWN = "own"
 """The entry `own: own` of a reward stands for the task's own parts."""
+SCORING = ("on_error", "timeout_seconds", "max_invalid_share", "worker_memory_mb", "keep_environment", "cache_size")
+"""Settings that a `Scorer` knows by the same name."""
 LOOK_AT = 64
 """Computed problems whose length is measured beforehand; some generators take a second for each."""
 
@@ -123,7 +125,8 @@ def build(settings: EnvSettings, num_rows: int) -> EnvParts:
         raise ValueError(
             f"end_ids of tokenizer {tokenizer.name!r} must be from 0 to {len(tokenizer) - 1}, got {strange}"
         )
-    scorer = _scorer(settings, task)
+    scorer = scorer_of(_reward(settings.reward, task), settings)
+    scorer.require(task.columns)
     prompts = PromptFormat(
         tokenizer,
         chat=settings.chat,
@@ -157,6 +160,13 @@ def build(settings: EnvSettings, num_rows: int) -> EnvParts:
         len(tokenizer), kernel.width, settings.max_new_tokens, packed=settings.obs_mode == "packed"
     )
     return EnvParts(task, tokenizer, stop_spec, episodes, kernel, space, Discrete(len(tokenizer)))
+
+
+def scorer_of(reward: Any, settings: Any) -> Scorer:
+    """What scores `reward` as an environment with these settings does; `settings`: `EnvSettings`, or whatever has its
+    fields."""
+    same = {name: getattr(settings, name) for name in SCORING}
+    return Scorer(reward, workers=settings.reward_workers, **same)
 
 
 def observation_space(vocabulary: int, width: int, max_new_tokens: int, *, packed: bool) -> Space:
@@ -213,21 +223,6 @@ def _reward(reward: Any, task: Task) -> Any:
     if both := sorted(own.keys() & others.keys()):
         raise ValueError(f"reward.{both[0]} is a part of the own reward of task {task.name!r} already: leave out one")
     return {**own, **others}
-
-
-def _scorer(settings: EnvSettings, task: Task) -> Scorer:
-    scorer = Scorer(
-        _reward(settings.reward, task),
-        on_error=settings.on_error,
-        timeout_seconds=settings.timeout_seconds,
-        max_invalid_share=settings.max_invalid_share,
-        workers=settings.reward_workers,
-        worker_memory_mb=settings.worker_memory_mb,
-        keep_environment=settings.keep_environment,
-        cache_size=settings.cache_size,
-    )
-    scorer.require(task.columns)
-    return scorer
 
 
 def _max_prompt_tokens(prompts: PromptFormat, task: Task, split: str) -> int:

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from agents.doctor.finding import ALARM
 from agents.doctor.folder import DoctorConfig, history_of
-from agents.doctor.report import RULES, examine, lines_of
+from agents.doctor.report import counted, examine, lines_of
 from agents.saved import CONF
 
 ConfigStore.instance().store(name="doctor_schema", node=DoctorConfig)
@@ -26,13 +26,13 @@ def main(composed: DictConfig) -> None:
     try:
         config = OmegaConf.to_object(composed)
         assert isinstance(config, DoctorConfig)
-        history = history_of(config.run)
+        history = history_of(str(config.run))
     except (ValueError, OmegaConfBaseException) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     findings = examine(history)
     iterations = int(history.records[-1]["iteration"])
-    print(f"{config.run}: {iterations} iterations, {len(RULES)} rules, {len(findings) or 'none'} found something")
+    print(f"{config.run}: {iterations} iteration{'s' * (iterations != 1)}, {counted(findings)}")
     for line in lines_of(findings):
         print(line)
     sys.exit(any(finding.level == ALARM for finding in findings))

@@ -7,17 +7,20 @@ from agents.doctor.history import LEAST, History
 
 MOST = 0.5
 """Share of an iteration: what takes more than half of it is what to make faster first."""
+HIDDEN = 0.9
+"""Share of collecting: deferred scoring that takes less has been done beside decoding, and nobody waited."""
 
 
 def waits_for_rewards(history: History) -> Finding | None:
-    """Rewards take most of the time."""
+    """Rewards take most of the time, and not beside the decoding of other rows."""
     seconds, whole = history.recent("scoring/seconds"), history.recent("time/seconds")
     if len(seconds) < LEAST or len(seconds) != len(whole) or sum(seconds) <= MOST * sum(whole):
         return None
+    deferred = history.setting.scoring == "deferred"
+    if deferred and sum(seconds) <= HIDDEN * sum(history.recent("time/collect")):
+        return None
     share = min(1.0, sum(seconds) / sum(whole))
-    wait = (
-        "env.scoring=deferred computes them while other rows decode; " if history.setting.scoring != "deferred" else ""
-    )
+    wait = "" if deferred else "env.scoring=deferred computes them while other rows decode; "
     return Finding(
         "waits_for_rewards",
         ALARM,

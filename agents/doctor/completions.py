@@ -7,7 +7,8 @@ from agents.doctor.history import WINDOW, History, mastered, reward_rises
 
 MANY_CUT = 0.2
 """One answer in five: enough to move the mean reward by as much as an iteration does."""
-ALL_CUT = 0.995
+ALL_CUT = 0.99
+"""Then length is the task's or the budget's, and not the answer's; some policy always says its end by accident."""
 FALLING = 0.7
 """A share that has fallen to less than this part of itself is on its way."""
 COLLAPSED, EXPLODED = 1 / 3, 2.0
@@ -27,11 +28,11 @@ def truncated(history: History) -> Finding | None:
         return None  # the policy is learning to end
     limit = history.setting.max_new_tokens
     budget = "" if limit is None else f" (env.max_new_tokens={limit})"
-    if min(shares) >= ALL_CUT and any(history.recent("reward/std")):
+    if share >= ALL_CUT and any(history.recent("reward/std")):
         return Finding(
             "truncated",
             NOTE,
-            f"every completion ends with its budget{budget}",
+            f"{'every' if share == 1 else 'nearly every'} completion ends with its budget{budget}",
             "right where answers have one length; else the policy cannot end, and the score is that of cut answers",
             share,
         )

@@ -16,12 +16,12 @@ def critic_knows_nothing(history: History) -> Finding | None:
         return None
     rate = history.mean("learning_rate/critic")
     now = "" if rate is None else f" (now {rate:.2g})"
+    warm = "" if history.setting.natural_steps else "warm it up before the policy learns (agent.critic_warmup), "
     return Finding(
         "critic_knows_nothing",
         ALARM,
         f"the critic explains {explained:.2f} of the variance of the returns: a constant would do better",
-        f"warm it up before the policy learns, raise its learning rate{now}: "
-        "agent.optim.critic_learning_rate, or give it "
-        "a model of its own (agent.critic=separate)",
+        f"{warm}raise its learning rate{now}: agent.optim.critic_learning_rate, or give it a model of its own "
+        "(agent.critic=separate)",
         1 - explained,
     )

@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import MISSING
 
 from agents.config import TrainConfig
 from agents.doctor.history import History, Setting
 from agents.metrics import read_metrics
+from agents.optim import require
 from agents.policy.hardware import PRECISIONS, pick_device, pick_dtype
 from agents.run import MISMATCH_LIMIT
 from agents.run_folder import RunFolder
 from agents.saved import saved_config
+from agents.stored import stored_iterations
 
 
 @dataclass
 class DoctorConfig:
     """Settings of `python -m agents.doctor`."""
 
-    run: str = MISSING
+    run: str | None = None
     """Folder of a run, finished or not."""
+
+    def __post_init__(self) -> None:
+        require(self.run is not None, "run must be given, the folder of a run: run=runs/NAME")
 
 
 def history_of(path: str) -> History:
@@ -40,11 +44,13 @@ def history_of(path: str) -> History:
         raise ValueError(f"{folder.path} has no iteration yet: {folder.metrics.name} is empty or missing")
     summary = json.loads(folder.summary.read_text()) if folder.summary.is_file() else {}
     before = {"iteration": 0, **summary.get("before", {})}
-    records[-1] |= summary.get("after", {})
+    if summary.get("iterations") == records[-1]["iteration"]:  # else it is of an end from which the run was resumed
+        records[-1] |= summary["after"]
     setting = Setting.of(
         config, num_problems=summary.get("num_problems"), mismatch_limit=MISMATCH_LIMIT[number_format(config, summary)]
     )
-    return History([before, *records], setting)
+    failed = stored_iterations(folder.failure)
+    return History([before, *records], replace(setting, failed_at=failed[-1] if failed else None))
 
 
 def number_format(config: TrainConfig, summary: Mapping[str, Any]) -> torch.dtype:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from statistics import fmean
 
-from agents.doctor.finding import ALARM, Finding
+from agents.doctor.finding import ALARM, NOTE, Finding
 from agents.doctor.history import LEAST, WINDOW, History, mastered, reward_rises
 
+NOT_YET = "partial credit rises first; if this stays so, what is rewarded is not what is examined"
 FELL_LEAST = 0.05
 """Five points of accuracy are a loss that a person would mind."""
 FEW_EXAMINATIONS = 5
@@ -76,13 +77,17 @@ def held_out_still(history: History) -> Finding | None:
     if moved or abs(late - early) > max(STILL, error):
         return None
     then, reward = history.around("reward/mean", 0), history.mean("reward/mean", LEAST)
-    if reward_rises(history, then, reward):
+    rises = reward_rises(history, then, reward)
+    if rises and max(accuracies) <= STILL:
+        says = f"held-out accuracy is still {max(accuracies):.2f} while the reward rises ({then:.3g} to {reward:.3g})"
+        return Finding("held_out_still", NOTE, says, f"{NOT_YET} (evaluation.correct_at)")
+    if rises:
         advice = (
             f"the reward rises meanwhile ({then:.3g} to {reward:.3g}): what is rewarded is not what is examined "
             "(evaluation.correct_at), or the training problems are learned by heart"
         )
     else:
-        advice = "nor does the reward rise: raise agent.optim.learning_rate, or see what else is found here"
+        advice = f"nor does the reward rise: raise {history.setting.step_setting}, or see what else is found here"
     return Finding(
         "held_out_still",
         ALARM,

@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from agents.config import TrainConfig
+from agents.optim import minibatch_groups
 from agents.proxy import watched_parts
 
 Record = Mapping[str, float]
@@ -35,6 +36,12 @@ class Setting:
     max_grad_norm: float | None = None
     """Of the policy."""
     max_kl_old: float | None = None
+    natural_steps: bool = False
+    """TRPO: a step goes as far as `agent.max_kl` allows, and the optimizer is the critic's alone."""
+    reference_every: int | None = None
+    """Iterations after which the reference becomes the policy of then; None: it stays where the policy began."""
+    epoch_steps: int | None = None
+    """Optimizer steps after which every completion was in one."""
     critic_warmup: int = 0
     """First iterations in which the policy is held still on purpose."""
     max_invalid_share: float | None = None
@@ -46,6 +53,8 @@ class Setting:
     """Held-out problems of an examination."""
     mismatch_limit: float | None = None
     """Nats a token at which the run refuses to go on."""
+    failed_at: int | None = None
+    """The iteration that ended the run since a loss was not finite."""
     watched: tuple[str, ...] = ()
     """Parts of the reward with weight 0."""
 
@@ -60,6 +69,9 @@ class Setting:
             max_new_tokens=config.env.max_new_tokens,
             max_grad_norm=None if agent.name == "trpo" else agent.optim.max_grad_norm,
             max_kl_old=getattr(agent, "max_kl_old", None),
+            natural_steps=agent.name == "trpo",
+            epoch_steps=-(-agent.prompts // minibatch_groups(agent.optim, agent.prompts, agent.group_size)),
+            reference_every=agent.reference_every,
             critic_warmup=getattr(agent, "critic_warmup", 0),
             max_invalid_share=config.env.max_invalid_share,
             timeout_seconds=config.env.timeout_seconds,
@@ -68,6 +80,11 @@ class Setting:
             mismatch_limit=mismatch_limit,
             watched=tuple(watched_parts(config.reward)),
         )
+
+    @property
+    def step_setting(self) -> str:
+        """What says how far an update of the policy goes."""
+        return "agent.max_kl" if self.natural_steps else "agent.optim.learning_rate"
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,8 @@ RISING = 1.5
 """Growth of the KL over the iterations before; what stands still is held by its penalty."""
 NOWHERE_REFERENCE, NOWHERE_OLD = 1e-4, 1e-6
 """Nats a token from the reference after all iterations, from the old policy in one update: less is nothing."""
+NEARLY_DECAYED = 0.2
+"""Share of the highest learning rate below which updates are small because they are meant to be."""
 SMALL_LOSS = 0.05
 CLOSE = 0.5
 """Share of the limit at which the difference of sampler and update is worth a word."""
@@ -33,19 +35,23 @@ def entropy_fell(history: History) -> Finding | None:
         ALARM,
         f"entropy fell {1 - change[1] / change[0]:.0%} in {history.span(WINDOW)} iterations ({change[0]:.2g} to "
         f"{change[1]:.2g} nats a token): the policy hardly tries anything new",
-        "lower agent.optim.learning_rate, or hold the entropy up with agent.entropy_coef, agent.kl_coef or a larger "
-        "agent.clip_high",
+        f"lower {history.setting.step_setting}, or hold the entropy up with agent.kl_coef or, where the agent has it, "
+        "agent.entropy_coef or a larger agent.clip_high",
     )
 
 
 def hardly_moved(history: History) -> Finding | None:
-    """The policy is where it was."""
+    """The policy is where it was. A learning rate that has come to its end as it should is no reason to speak."""
     rate = history.mean("learning_rate")
     if rate is None or history.span(RECENT) < RECENT or _no_signal(history):
         return None
     if _iterations(history) < history.setting.critic_warmup + RECENT:
         return None
+    if 0 < rate < NEARLY_DECAYED * max(number for _, number in history.points("learning_rate")):
+        return None
     reference, old, steps = (history.mean(name) for name in ("kl", "approx_kl", "optimizer_steps"))
+    if history.setting.reference_every is not None:
+        reference = None  # it was the policy itself a moment ago
     if rate <= 0:
         says = f"the learning rate was {rate:g} in the last {RECENT} iterations: nothing is learned"
     elif reference is not None and 0 <= reference < NOWHERE_REFERENCE:
@@ -81,7 +87,7 @@ def kl_runs_away(history: History) -> Finding | None:
         "kl_runs_away",
         ALARM,
         f"the KL to the reference runs away: {now:.2f} nats a token, {before:.2f} in the iterations before",
-        "raise agent.kl_coef, lower agent.optim.learning_rate, or let agent.kl_controller adapt the former",
+        f"raise agent.kl_coef (PPO: or let agent.kl_controller adapt it), or lower {history.setting.step_setting}",
         now,
     )
 

@@ -13,11 +13,19 @@ from agents.doctor.held_out import held_out_still, over_optimized, watched_falls
 from agents.doctor.history import History
 from agents.doctor.policy import entropy_fell, hardly_moved, kl_runs_away, loss_is_zero, sampler_mismatch
 from agents.doctor.rewards import constant_reward, grader_timeouts, groups_alike, nothing_scored, solved, ungraded
-from agents.doctor.update import clip_share_high, ended_early, gradient_clipped, steps_long, steps_refused
+from agents.doctor.update import (
+    clip_share_high,
+    ended_early,
+    gradient_clipped,
+    loss_not_finite,
+    steps_long,
+    steps_refused,
+)
 
 Rule = Callable[[History], Finding | None]
 
 RULES: tuple[Rule, ...] = (
+    loss_not_finite,
     nothing_scored,
     constant_reward,
     groups_alike,
@@ -50,6 +58,17 @@ def examine(history: History) -> list[Finding]:
     """What all rules find, alarms first."""
     found = [finding for rule in RULES if (finding := rule(history)) is not None]
     return sorted(found, key=lambda finding: finding.level != ALARM)
+
+
+def counted(findings: Sequence[Finding]) -> str:
+    """How many rules spoke.
+
+    >>> counted([])
+    'none of 25 rules found anything'
+    """
+    if not findings:
+        return f"none of {len(RULES)} rules found anything"
+    return f"{len(findings)} of {len(RULES)} rules found something"
 
 
 def lines_of(findings: Sequence[Finding]) -> list[str]:

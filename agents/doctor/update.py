@@ -19,6 +19,20 @@ MUCH = 10.0
 """Times the limit: what is left of such a gradient is its direction."""
 
 
+def loss_not_finite(history: History) -> Finding | None:
+    """The run ended in the iteration after the last that is known, and was not resumed past it."""
+    at = history.setting.failed_at
+    if at is None or not history.records or at != int(history.records[-1]["iteration"]) + 1:
+        return None
+    return Finding(
+        "loss_not_finite",
+        ALARM,
+        f"a loss or a gradient of iteration {at} was not finite, and the run ended there",
+        f"look at what it came of (python -m agents.view run=.../failure); lower {history.setting.step_setting}, or "
+        "bound what is rewarded (PPO: agent.reward_clip)",
+    )
+
+
 def clip_share_high(history: History) -> Finding | None:
     """Many tokens are clipped."""
     share = history.mean("clip_ratio")
@@ -39,26 +53,30 @@ def steps_long(history: History) -> Finding | None:
     kl = history.mean("approx_kl")
     if kl is None or kl <= LONG:
         return None
+    fewer = "" if history.setting.natural_steps else " or agent.optim.epochs, or set agent.max_kl_old (PPO)"
     return Finding(
         "steps_long",
         ALARM,
         f"an update moves the policy by {kl:.2f} nats a token: further than its rollout says anything about",
-        "lower agent.optim.learning_rate or agent.optim.epochs, or set agent.max_kl_old (PPO)",
+        f"lower {history.setting.step_setting}{fewer}",
         kl,
     )
 
 
 def ended_early(history: History) -> Finding | None:
-    """The early stop ends nearly every update."""
+    """The early stop ends nearly every update; where that is before all of the rollout was seen, it is an alarm."""
     share, steps = history.mean("early_stop"), history.recent("optimizer_steps")
     if share is None or share < MOSTLY:
         return None
-    limit = history.setting.max_kl_old
+    limit, epoch = history.setting.max_kl_old, history.setting.epoch_steps
     at = "" if limit is None else f" (agent.max_kl_old={limit:g})"
+    seen = epoch is not None and fmean(steps) >= epoch
+    unseen = "" if seen else ": not every completion has been in one"
     return Finding(
         "ended_early",
-        ALARM,
-        f"the early stop{at} ended {share:.0%} of the updates, after {fmean(steps):.1f} optimizer steps on average",
+        NOTE if seen else ALARM,
+        f"the early stop{at} ended {share:.0%} of the updates, after {fmean(steps):.1f} optimizer steps on average"
+        f"{unseen}",
         "lower agent.optim.learning_rate, so that the epochs that are asked for are taken, or ask for fewer",
         share,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from agents.config import TrainConfig
+from agents.optim import minibatch_groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +32,7 @@ class Algebra:
         """Of a run's settings; minibatches take whole groups until they have their rows."""
         agent, optim = config.agent, config.agent.optim
         sequences = agent.prompts * agent.group_size
-        groups = agent.prompts
-        if optim.minibatch_rows is not None:
-            groups = min(groups, -(-optim.minibatch_rows // agent.group_size))
+        groups = minibatch_groups(optim, agent.prompts, agent.group_size)
         return Algebra(
             prompts=agent.prompts,
             group_size=agent.group_size,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from agents.config import TrainConfig
 from agents.explain.algebra import count
@@ -11,8 +10,8 @@ from agents.memory import ModelSize, activations, fixed_parts, free_bytes, plan
 from agents.memory import Plan as MemoryPlan
 from agents.policy.hardware import pick_device
 from agents.policy.loading import TINY
+from agents.reward_memory import held_models
 from agents.setup import Environments, adapter_parameters, demand_of, model_shape
-from rewards.preference.scoring import RewardModel
 
 
 def model_lines(config: TrainConfig, envs: Environments, *, untrained: int = 0) -> list[str]:
@@ -41,22 +40,14 @@ def model_lines(config: TrainConfig, envs: Environments, *, untrained: int = 0) 
         renewed = f", renewed every {count(every, 'iteration')}" if every else ""
         what = "a frozen copy of the actor" if own else "the same weights without the adapter"
         lines.append(f"reference: {what}{renewed}")
-    for name, part in envs.train.reward_parts.items():
-        if (model := holds_model(part.fn)) is not None:
-            sets += 1
-            lines.append(f"reward {name}: {model}")
+    for name, held in held_models(envs.train.reward_parts).items():
+        sets += 1
+        size = "of unknown size" if held.num_bytes is None else readable(held.num_bytes)
+        lines.append(f"reward {name}: {held.what}, {size} on {held.device.type}")
     if untrained:
         sets += untrained
-        lines.append(f"reward: {count(untrained, 'reward model')} of the preparation's")
+        lines.append(f"reward: {count(untrained, 'reward model')} of the preparation's, not in the sum below")
     return [*lines, f"{count(sets, 'set')} of language-model weights in all"]
-
-
-def holds_model(fn: Any) -> str | None:
-    """What model a reward loads into this process; None where it needs none."""
-    if isinstance(fn, RewardModel):
-        return f"a reward model ({fn.path})"
-    backend: Any = getattr(fn, "backend", None)
-    return f"a judge ({backend.model})" if type(backend).__name__ == "LocalModel" else None
 
 
 def memory_lines(config: TrainConfig, envs: Environments) -> tuple[list[str], Callable[[], MemoryPlan | None]]:

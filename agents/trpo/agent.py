@@ -118,6 +118,8 @@ class TRPO:
             surface.put(start)
             raise
         surface.put(found.weights)
+        if self.optimizer.watch is not None and not found.accepted:
+            surface.measure(found.weights)  # what was watched last was a step that was not taken
         return metrics | {
             "approx_kl": found.kl,
             "grad_norm": float(gradient.norm()),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import hydra
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from agents.checkpoint import write_atomically
@@ -23,7 +23,7 @@ from agents.view.reading import read_run
 class ViewConfig:
     """Settings of `python -m agents.view`."""
 
-    run: str = MISSING
+    run: str | None = None
     """Folder of a run, finished or not."""
     output: str | None = None
     """The file to write, over an earlier one; null: `completions.html` in the run's folder."""
@@ -36,6 +36,7 @@ class ViewConfig:
     acted."""
 
     def __post_init__(self) -> None:
+        require(self.run is not None, "run must be given, the folder of a run: run=runs/NAME")
         require(self.limit >= 1, f"limit must be at least 1, got {self.limit}")
         require(
             self.output is None or self.output.endswith((".html", ".htm")),
@@ -48,11 +49,10 @@ ConfigStore.instance().store(name="view_schema", node=ViewConfig)
 
 def view(config: ViewConfig) -> tuple[Path, str]:
     """Write the file; returns it and what to tell."""
-    reading = read_run(config.run, limit=config.limit, iterations=config.iterations, checkpoint=config.checkpoint)
-    data = packed(
-        reading.completions, title=Path(config.run).resolve().name, subtitle=reading.subtitle, notice=reading.notice
-    )
-    path = Path(config.output) if config.output is not None else Path(config.run) / "completions.html"
+    run = Path(str(config.run))
+    reading = read_run(str(run), limit=config.limit, iterations=config.iterations, checkpoint=config.checkpoint)
+    data = packed(reading.completions, title=run.resolve().name, subtitle=reading.subtitle, notice=reading.notice)
+    path = run / "completions.html" if config.output is None else Path(config.output)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, page(data))
     size = path.stat().st_size / 1e6
@@ -67,7 +67,7 @@ def main(composed: DictConfig) -> None:
         config = OmegaConf.to_object(composed)
         assert isinstance(config, ViewConfig)
         print(view(config)[1])
-    except (ValueError, OmegaConfBaseException) as error:
+    except (ValueError, OSError, OmegaConfBaseException) as error:
         sys.exit(f"error: {error}")
 
 

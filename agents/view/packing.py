@@ -24,6 +24,11 @@ MEANING = {
     "log_ratio_now": "Probability under the later policy over that under the one that acted. Blue: likelier now.",
     "clip": "In the update's last pass the ratio had left the clip range, so that the token had no gradient.",
 }
+ABSENT = {
+    "entropy": "not stored by this run; logging.entropy=true beside logging.rollouts=true stores it.",
+    "log_ratio_now": "checkpoint=last, best or an iteration shows what its policy makes of these tokens.",
+}
+"""What is said where a run has no such numbers."""
 LARGEST = 60_000.0
 """What a 16-bit float still holds."""
 
@@ -74,6 +79,7 @@ def packed(completions: Sequence[Shown], *, title: str, subtitle: str = "", noti
         "part_reasons": [[strings(one.part_reasons.get(name, "")) for one in rows] for name in parts],
         "meaning": MEANING,
         "quantities": {},
+        "absent": {},
         "start": [0],
     }
     if rows and all(one.tokens is not None for one in rows):
@@ -100,6 +106,7 @@ def packed_tokens(rows: Sequence[TokenNumbers]) -> dict[str, Any]:
         "tokens": encoded(numbers),
         "flags": encoded(joined(flags, np.uint8)),
         "quantities": {name: encoded(halved(column)) for name, column in told.items()},
+        "absent": {name: why for name, why in ABSENT.items() if name not in told},
         "clips": "log_ratio" in told,
         "injected": any(row.injected.any() for row in rows),
         "start": np.cumsum([0, *map(len, rows)]).tolist(),

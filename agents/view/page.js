@@ -95,6 +95,7 @@ function drawLegend() {
     for (const text of heat.ticks(heat.most)) ticks.append(make("span", "", text));
   }
   if (heat.name !== "none") box.append(make("p", "quiet", data.meaning[heat.name]));
+  for (const { name, label } of HEATS) if (name in data.absent) box.append(make("p", "quiet", `No ${label}: ${data.absent[name]}`));
   if (data.injected) {
     const line = box.appendChild(make("p", "quiet text"));
     line.append(make("i", "injected", "injected"), " by the environment, not the policy’s");
@@ -273,7 +274,9 @@ function recall() {
     if (!FIELDS.includes(id)) continue;
     try { $(id).value = decodeURIComponent(value ?? ""); } catch { /* a damaged address */ }
   }
-  for (const id of ["heat", "sort", "finish"]) if ($(id).selectedIndex < 0) $(id).value = $(id).dataset.usual;
+  for (const id of ["heat", "sort", "finish"]) {
+    if ($(id).selectedIndex < 0 || $(id).selectedOptions[0].disabled) $(id).value = $(id).dataset.usual;
+  }
 }
 
 // ---- a token's numbers
@@ -287,7 +290,7 @@ function describe(at) {
   const logprob = number("logprob", at), ratio = Math.exp(number("log_ratio", at));
   add("log-probability", short(logprob));
   add("probability", short(Math.exp(logprob)));
-  if (quantities.entropy) add("entropy", short(number("entropy", at)));
+  add("entropy", quantities.entropy ? short(number("entropy", at)) : "not stored");
   if (quantities.advantage) add("advantage", short(number("advantage", at)));
   if (quantities.value) add("value", short(number("value", at)));
   if (quantities.log_ratio) add("ratio", Number.isNaN(ratio) ? "not in the update" : short(ratio));
@@ -407,7 +410,12 @@ $("subtitle").textContent = data.subtitle;
 $("notice").textContent = data.notice;
 $("notice").hidden = !data.notice;
 $("finish").append(new Option("anything", ""), ...data.finishes.map((name, i) => new Option(name, i)));
-$("heat").append(...HEATS.filter(({ there }) => there).map(({ name, label }) => new Option(label, name)));
+for (const { name, label, there } of HEATS) {
+  if (!there && !(name in data.absent)) continue;
+  const option = new Option(there ? label : `${label} (not there)`, name);
+  option.disabled = !there;
+  $("heat").append(option);
+}
 for (const [id, values] of [["iteration", data.iteration], ["reward", data.reward]]) {
   $(`${id}From`).placeholder = short(values.reduce((a, b) => Math.min(a, b), Infinity));
   $(`${id}To`).placeholder = short(values.reduce((a, b) => Math.max(a, b), -Infinity));

@@ -63,23 +63,24 @@ def read_run(
         raise ValueError(f"checkpoint={checkpoint} needs stored rollouts to score: train with logging.rollouts=true")
     if not folder.completions.is_file():
         raise ValueError(f"{folder.path} has neither stored rollouts nor {folder.completions.name}: nothing to show")
-    records = [
-        record for record in of_lines(folder.completions) if iterations is None or record.iteration in iterations
-    ]
+    records = list(of_lines(folder.completions))
     if not records:
-        raise ValueError(f"{folder.completions} holds no completion of these iterations")
-    wanted = sorted({record.iteration for record in records})
+        raise ValueError(f"{folder.completions} holds no completion yet")
+    wanted = chosen(sorted({record.iteration for record in records}), iterations)
+    records = [record for record in records if record.iteration in set(wanted)]
     kept = spaced(wanted, max(1, limit * len(wanted) // len(records)))
     completions = [record for record in records if record.iteration in set(kept)]
     return Reading(completions, subtitle, " ".join(filter(None, (NO_ROLLOUTS, left_out(len(kept), len(wanted))))))
 
 
 def chosen(there: Sequence[int], iterations: Sequence[int] | None) -> list[int]:
-    """Those of `iterations` that are there. Raises `ValueError` where none is."""
-    wanted = [iteration for iteration in there if iterations is None or iteration in iterations]
-    if not wanted:
-        raise ValueError(f"iterations must be some of {there[0]} to {there[-1]}, got {list(iterations or ())}")
-    return wanted
+    """All that are there, or `iterations`. Raises `ValueError` where one of these is not there, or none is given."""
+    if iterations is None:
+        return list(there)
+    if not iterations or not set(iterations) <= set(there):
+        of = f"{there[0]} to {there[-1]}" + (f", {len(there)} of them" if len(there) <= there[-1] - there[0] else "")
+        raise ValueError(f"iterations must be some of {of}, got {list(iterations)}")
+    return sorted(set(iterations))
 
 
 def spaced(iterations: Sequence[int], most: int) -> list[int]:

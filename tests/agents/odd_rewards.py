@@ -6,6 +6,8 @@ import time
 from collections import deque
 from statistics import fmean
 
+from rewards.types import Score
+
 
 class Constant:
     """The same for everything."""
@@ -54,3 +56,26 @@ def dozing(completion: str) -> float:
         time.sleep(60)
     time.sleep(0.01)
     return float(len(completion))
+
+
+def solved_if_small(prompt: str) -> float:
+    """Pays for a problem, whatever is said of it: 1 for the digits 0 and 1 of `small.Echo`, else 0."""
+    return float(prompt[0] in "01")
+
+
+solved_if_small.execution = "inline"  # type: ignore[attr-defined]
+
+
+class Half:
+    """Says something that is no text in UTF-8; of every other completion it says so by failing."""
+
+    execution = "inline"
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, completion: str) -> Score:
+        self.calls += 1
+        if self.calls % 2:
+            raise RuntimeError("half: \ud800")
+        return Score(float(len(completion)), info={"reason": "half: \ud800"})

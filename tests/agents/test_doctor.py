@@ -2,11 +2,13 @@
 
 import json
 import sys
+from dataclasses import replace
+from statistics import fmean
 
 import pytest
 from finished_runs import finish_run
 
-from agents.config import EnvConfig, EvaluationConfig
+from agents.config import EnvConfig, EvaluationConfig, LoggingConfig, PolicyConfig
 from agents.doctor import ALARM, NOTE, History, Setting, Watch, examine, lines_of
 from agents.doctor.__main__ import main
 from agents.doctor.folder import history_of
@@ -14,7 +16,9 @@ from agents.doctor.report import RULES
 from agents.doctor.rewards import group_size_for, varied_share
 from agents.grpo import GRPOConfig
 from agents.optim import OptimConfig
+from agents.policy.loading import TinyConfig
 from agents.ppo import PPOConfig
+from agents.trpo import TRPOConfig
 
 
 def adam(learning_rate, **settings):
@@ -132,10 +136,41 @@ def test_steps_that_are_far_too_long(tmp_path):
         assert ever(told, rule), rule
 
 
+def test_a_loss_that_is_not_finite(tmp_path):
+    """The first step goes to where the next one's logits are no numbers any more."""
+    agent = PPOConfig(prompts=2, group_size=4, optim=adam(1e25, max_grad_norm=1e30))
+    with pytest.raises(FloatingPointError, match="the state and the rollout are in"):
+        history(tmp_path, iterations=3, agent=agent, logging=LoggingConfig(tensorboard=False))
+    told = history_of(str(tmp_path / "run"))
+    assert "a loss or a gradient of iteration 2 was not finite" in found(told)["loss_not_finite"]
+    later = [*told.records, {"iteration": 2}]  # resumed, and past it
+    assert "loss_not_finite" not in found(History(later, told.setting))
+
+
 def test_updates_that_are_all_ended_early(tmp_path):
     optim = adam(0.01, critic_learning_rate=1e-2, epochs=4, minibatch_rows=8)
     told = history(tmp_path, iterations=5, agent=PPOConfig(prompts=2, group_size=8, max_kl_old=1e-5, optim=optim))
-    assert "(agent.max_kl_old=1e-05) ended 100% of the updates, after 1.0 optimizer steps" in found(told)["ended_early"]
+    says = found(told)["ended_early"]
+    assert "(agent.max_kl_old=1e-05) ended 100% of the updates, after 1.0 optimizer steps" in says
+    assert "not every completion has been in one" in says  # of two minibatches the first
+    assert ever(told, "ended_early")
+    whole = History(told.records, replace(told.setting, epoch_steps=1))
+    assert ever(whole, "ended_early", NOTE)
+    assert not ever(whole, "ended_early")
+
+
+def test_answers_that_all_have_the_budgets_length_are_no_alarm_and_partial_credit_comes_first(tmp_path):
+    """Two right digits are rewarded one by one, and an answer needs neither its end nor more room; for 5 examinations
+    no answer is right as a whole."""
+    task = {"_target_": "small.Echo", "length": 2}
+    told = history(tmp_path, iterations=24, task=task, **grpo(4, 8, 1e-2), **tokens(2), **every(5))
+    cut = [record | {"completions/clipped_ratio": 0.991 + 0.001 * (i % 5)} for i, record in enumerate(told.records)]
+    early = [record | {"eval/accuracy": 0.0} if "eval/accuracy" in record else record for record in cut]
+    says = {finding.rule: finding for finding in examine(History(early, told.setting))}
+    assert says["truncated"].level == NOTE
+    assert says["truncated"].says == "nearly every completion ends with its budget (env.max_new_tokens=2)"
+    assert says["held_out_still"].level == NOTE
+    assert "still 0.00 while the reward rises" in says["held_out_still"].says
 
 
 def test_lengths_that_collapse_or_explode_while_the_reward_stays(tmp_path):
@@ -172,56 +207,89 @@ def test_a_grader_that_is_slow_and_hangs(tmp_path):
     assert "could not be graded and are left out; the run ends at 100%" in says["ungraded"]
     assert "rewards are being computed during" in says["waits_for_rewards"]
     assert "env.scoring=deferred" in says["waits_for_rewards"]
+    # The same seconds beside decoding that takes no longer, so that it is waited for, and half as long again.
+    for factor, waits in ((1.0, True), (1.5, False)):
+        records = [record | {"time/collect": factor * record["scoring/seconds"]} for record in told.records[1:]]
+        late = found(History(records, replace(told.setting, scoring="deferred")))
+        assert ("waits_for_rewards" in late) is waits
+        assert "env.scoring=deferred" not in late.get("waits_for_rewards", "")
 
 
-def test_a_sampler_near_its_limit():
-    """The records of a real run in bfloat16 (SmolLM2), and a limit that they come near to."""
-    records = [{"iteration": i, "sampling/logprob_difference/mean": x} for i, x in enumerate((0.016, 0.017, 0.015), 1)]
-    records += [{"iteration": 3 + i, "sampling/logprob_difference/mean": x} for i, x in enumerate((0.016, 0.018), 1)]
-    assert found(History(records, Setting(mismatch_limit=0.25))) == {}
-    assert (
-        "0.016 nats a token; the run refuses to go on at 0.03"
-        in found(History(records, Setting(mismatch_limit=0.03)))["sampler_mismatch"]
-    )
+def test_a_sampler_near_its_limit(tmp_path):
+    """In bfloat16 sampler and update differ by 0.001 to 0.003 nats a token here: nothing, but for a limit as near."""
+    policy = PolicyConfig("tiny", precision="bfloat16", tiny=TinyConfig(hidden_size=16, num_layers=1, num_heads=2))
+    told = history(tmp_path, iterations=7, policy=policy, **grpo(4, 16, 0.1), **tokens(6))
+    assert told.setting.mismatch_limit == 0.25
+    assert "sampler_mismatch" not in found(told)
+    difference = fmean(record["sampling/logprob_difference/mean"] for record in told.records[1:])
+    assert difference > 1e-4
+    near = replace(told.setting, mismatch_limit=1.5 * difference)
+    says = found(History(told.records, near))["sampler_mismatch"]
+    assert f"by {difference:.2g} nats a token; the run refuses to go on at {1.5 * difference:g}" in says
 
 
-def test_a_line_search_that_refuses_most_steps():
-    """What TRPO logs of rollouts whose step it did not take; one of five is taken, four are refused."""
-    records = [
-        {"iteration": i, "reward/std": 0.5, "line_search/accepted": float(i == 3), "approx_kl": 0.01 * (i == 3)}
-        for i in range(1, 6)
-    ]
-    says = found(History(records, Setting()))["steps_refused"]
-    assert "refused 80% of the steps" in says
-    assert "agent.max_kl" in says
+def test_a_line_search_that_refuses_most_steps(tmp_path):
+    """One length to try, and a trust region in which the KL is nothing like a parabola any more."""
+    agent = TRPOConfig(prompts=4, group_size=8, max_kl=20.0, line_search_steps=1, optim=adam(1e-2))
+    told = history(tmp_path, iterations=8, agent=agent)
+    refused = [1 - record["line_search/accepted"] for record in told.records[1:]]
+    says = found(told)
+    assert 0.5 <= fmean(refused) < 1
+    assert f"refused {fmean(refused):.0%} of the steps" in says["steps_refused"]
+    assert "lower agent.max_kl or raise agent.line_search_steps" in says["steps_refused"]
+    assert says["steps_long"].endswith("lower agent.max_kl")  # it has no epochs, and no learning rate of the policy's
 
 
-def test_groups_that_dynamic_sampling_replaces_and_groups_of_one():
-    records = [
-        {"iteration": i, "reward/mean": 0.1, "reward/std": 0.3, "groups/zero_variance_share": 0.0} for i in range(1, 6)
-    ]
-    replaced = [record | {"groups/dropped_share": 0.75} for record in records]
-    says = found(History(replaced, Setting(group_size=4)))["groups_alike"]
-    assert "75% of the groups have no variance and are replaced" in says
-    assert "raise agent.group_size from 4 to 7" in says  # 1 - 0.1^7 - 0.9^7 = 0.52, of six 0.47
-    ones = [record | {"groups/zero_variance_share": 1.0} for record in records]
-    assert found(History(ones, Setting(group_size=1, compares_groups=False))) == {}
+def test_groups_that_dynamic_sampling_replaces_until_its_rounds_are_spent(tmp_path):
+    """Of pairs of which one in seven is right 24 % vary: 8 of them and a round more hold 4, and the rest is missing."""
+    told = history(tmp_path, iterations=6, **grpo(8, 2, 0.0, resample_rounds=1), **tokens(1))
+    recent = told.records[1:]
+    assert {record["groups/rounds"] for record in recent} == {2.0}
+    assert all(record["groups/zero_variance_share"] == 0 for record in recent)  # of those that are left
+    dropped = fmean(record["groups/dropped_share"] for record in recent)
+    assert dropped == pytest.approx(0.76, abs=0.15)
+    says = found(told)["groups_alike"]
+    assert f"{dropped:.0%} of the groups have no variance and are replaced" in says
+    assert "raise agent.group_size from 2 to" in says
 
 
-def test_a_critic_that_is_warmed_up_holds_the_policy_still_on_purpose():
-    records = [{"iteration": i, "reward/std": 0.5, "learning_rate": 0.0} for i in range(1, 13)]
-    assert "hardly_moved" in found(History(records, Setting()))
-    assert found(History(records, Setting(critic_warmup=10))) == {}
+def test_groups_of_one_are_compared_with_the_batch_and_not_with_themselves(tmp_path):
+    told = history(tmp_path, iterations=6, **grpo(16, 1, 1e-2, baseline="batch", scale_advantages="batch"))
+    assert "groups_alike" not in found(told)
+    assert "groups_alike" in found(History(told.records, replace(told.setting, compares_groups=True)))
 
 
-def test_groups_that_are_alike_because_the_problems_differ():
-    """A third of the problems is always solved, the others never: larger groups would not help."""
-    records = [
-        {"iteration": i, "reward/mean": 1 / 3, "reward/std": (2 / 9) ** 0.5, "groups/zero_variance_share": 0.9}
-        for i in range(1, 6)
-    ]
-    says = found(History(records, Setting(group_size=8)))["groups_alike"]
-    assert "the problems differ: at the measured success rate of 0.33 96% of groups of 8 would vary, were they" in says
+def test_a_critic_that_is_warmed_up_holds_the_policy_still_on_purpose(tmp_path):
+    agent = PPOConfig(prompts=2, group_size=8, critic_warmup=11, optim=adam(1e-2, critic_learning_rate=1e-2))
+    told = history(tmp_path, iterations=12, agent=agent)
+    assert [record["learning_rate"] for record in told.records[1:]] == [0.0] * 11 + [1e-2]
+    warming = told.records[:-1]
+    assert "hardly_moved" not in found(History(warming, told.setting))
+    assert "hardly_moved" in found(History(warming, replace(told.setting, critic_warmup=0)))
+
+
+def test_a_reference_that_is_renewed_is_near_however_far_the_policy_went(tmp_path):
+    told = history(tmp_path, iterations=10, **grpo(2, 8, 1e-2, kl_coef=0.1, reference_every=1))
+    assert max(abs(record["kl"]) for record in told.records[1:]) < 1e-9
+    assert "hardly_moved" not in found(told)
+    assert "hardly_moved" in found(History(told.records, replace(told.setting, reference_every=None)))
+
+
+def test_a_learning_rate_that_has_decayed_moves_nothing_and_should_not(tmp_path):
+    """The last 10 of 60 iterations have 10/60 to 1/60 of the rate, the update then goes a thousandth as far."""
+    optim = adam(1e-4, critic_learning_rate=1e-2, epochs=2, decay="linear", decay_share=1.0)
+    told = history(tmp_path, iterations=60, agent=PPOConfig(prompts=1, group_size=8, optim=optim), **tokens(1))
+    assert abs(fmean(record["approx_kl"] for record in told.records[-10:])) < 1e-6
+    assert "hardly_moved" not in found(told)
+
+
+def test_groups_that_are_alike_because_the_problems_differ(tmp_path):
+    """Half of the problems is always solved, the others never: larger groups would not help."""
+    reward = {"half": part("solved_if_small", _partial_=True)}
+    told = history(tmp_path, iterations=6, reward=reward, **grpo(4, 8, 1e-3))
+    says = found(told)["groups_alike"]
+    assert "100% of the groups have no variance" in says
+    assert "the problems differ: at the measured success rate of 0.5 99% of groups of 8 would vary, were they" in says
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -250,10 +318,18 @@ def test_the_folder_of_a_run_is_examined_by_the_command_and_by_its_end(tmp_path,
     capsys.readouterr()
     assert command(monkeypatch, f"run={run}") == 1
     out = capsys.readouterr().out
-    assert "5 iterations" in out
+    assert f"5 iterations, {len(findings)} of {len(RULES)} rules found something" in out
     assert "! No completion of the last 5 iterations scored anything" in out
     assert command(monkeypatch, f"run={tmp_path}") == 2
     assert "error:" in capsys.readouterr().err
+    at_its_end = history_of(str(run)).records[-1]
+    assert "eval/accuracy" in at_its_end
+    with (run / "metrics.jsonl").open("a") as file:  # resumed, and not at its end again
+        file.write('{"iteration": 6}\n')
+    assert history_of(str(run)).records[-2:] == [
+        {name: x for name, x in at_its_end.items() if not name.startswith("eval/")},
+        {"iteration": 6},
+    ]
     (run / "summary.json").unlink()  # as if it still went on
     assert "nothing_scored" in found(history_of(str(run)))
     (run / "metrics.jsonl").write_text("")

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from finished_runs import save_chat_model
 
 from agents.config import EnvConfig, PolicyConfig, TrainConfig
 from agents.explain import Algebra, as_setting
@@ -131,6 +132,8 @@ def test_trpo_takes_one_step_of_the_policy_and_the_critics_minibatches(run):
     ):
         assert text in out, text
     assert "the ratio is" not in out
+    words = ["agent=trpo", "agent.optim.critic_learning_rate=0.02", "agent.optim.warmup_steps=0"]
+    assert "critic: 0.02 from the first step" in run(*TINY, *words)[1]
 
 
 def test_dynamic_sampling_may_generate_every_round_anew(run):
@@ -183,6 +186,29 @@ def test_a_reward_model_that_has_yet_to_be_trained(run, tmp_path):
     )
     assert "listener: weight 0, only watched" in out
     assert not list(tmp_path.iterdir())
+
+
+def test_a_judge_on_this_machine_is_added_to_what_is_held(run, tmp_path):
+    """Bytes, end and padding, 264 of them, in 16 numbers; two layers of queries and outputs of 16 x 16, keys and values
+    of 16 x 8, three matrices of 16 x 24 and two norms; a last norm. In float32, 4 bytes each; what says tokens is
+    shared with the embedding."""
+    save_chat_model(tmp_path / "judge")
+    judge = ["reward=local_judge", "reward.judge.fn.backend.model=judge", "reward.judge.fn.backend.device=cpu"]
+    size = 4 * (264 * 16 + 2 * (2 * 16 * 16 + 2 * 16 * 8 + 3 * 16 * 24 + 2 * 16) + 16)
+    code, out, err = run(*TINY, "policy.device=cpu", *judge)
+    assert (code, err) == (0, "")
+    assert f"reward judge: a judge (judge), {size / 1e3:.1f} kB on cpu" in out
+    assert "2 sets of language-model weights in all" in out
+    assert f"models that reward: {size / 1e3:.1f} kB" in out
+    assert total(out) - total(run(*TINY, "policy.device=cpu")[1]) == pytest.approx(size / 1e6, abs=0.11)
+    code, out, _ = run(*TINY, *judge[:1], "reward.judge.fn.backend.model=nowhere")
+    assert code == 0
+    assert "reward judge: a judge (nowhere), of unknown size" in out
+
+
+def total(out):
+    """The sum of the estimate, in MB."""
+    return float(re.search(r"about ([\d.]+) MB on cpu", out)[1])
 
 
 def test_mistakes_are_one_line_as_ever(run, tmp_path):

@@ -97,6 +97,7 @@ def test_a_critic_of_its_own_and_a_reference_and_lora_are_counted():
 
     assert bytes_of(trained_models=2) == WEIGHTS + 10**6 * 18
     assert bytes_of(frozen_models=1) == WEIGHTS + 10**6 * 2
+    assert bytes_of(reward_bytes=77) == WEIGHTS + 77
     assert bytes_of(adapter_parameters=1000) == 10**6 * (2 + 2) + 1000 * 18
     assert bytes_of(adapter_parameters=1000, trained_models=2) == 10**6 * (2 + 2) + 2 * 1000 * 18
 

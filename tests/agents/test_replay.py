@@ -166,6 +166,7 @@ def test_cosines_of_a_zero_gradient_are_no_numbers():
         (["run=RUN", "loss=[grpo]", "checkpoint=second"], "checkpoint must be last, best or an iteration"),
         (["run=RUN", "reward=length"], "Missing mandatory value: max_length full_key: reward.length.fn.max_length"),
         (["run=RUN", "loss=[grpo]", "reward=math"], "one of reward and loss"),
+        (["run=RUN", "checkpoint=last", "reward=math"], "checkpoint=last needs a loss"),
         (
             ["run=RUN", "reward=function", "reward.function.fn._target_=small.wants_a_colour"],
             "asks for column 'colour'",

@@ -16,6 +16,7 @@ from agents.fingerprint import fingerprint, weights_hash
 from agents.grpo import GRPO
 from agents.metrics import read_metrics, read_records
 from agents.stored import read_rollout, stored_iterations
+from agents.view import read_run
 from textenv.tokenizer import TinyTokenizer
 
 SMALL = [
@@ -168,7 +169,10 @@ def test_a_loss_that_is_not_finite_leaves_the_state_and_the_rollout_that_it_came
     assert "Traceback" not in out + err
     failure = tmp_path / "runs/one/failure"
     assert stored_iterations(failure) == [3]
-    assert len(read_rollout(failure, 3)) == 12
+    stored = read_rollout(failure, 3)
+    assert len(stored) == 12
+    assert stored.weights == ""  # not known: nothing was to be stored until the update had begun
+    assert len(read_run(str(failure)).completions) == 12
     state = checkpoint.load(failure, 3)[1]
     before = checkpoint.load(tmp_path / "runs/one", 2)[1]
     assert list(differences(state["agent"]["optimizer"]["actor"], before["agent"]["optimizer"]["actor"])) == []

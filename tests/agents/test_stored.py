@@ -17,6 +17,7 @@ from agents.ppo import PPOConfig
 from agents.rollout import Rollout
 from agents.saved import load_policy, open_run
 from agents.stored import Stored, forget_after, read_rollout, read_rollouts, stored_iterations, write_rollout
+from agents.trpo import TRPOConfig
 from rewards.scoring import Verdict
 from rewards.types import Sample, Score
 
@@ -115,6 +116,17 @@ def test_a_run_stores_what_its_updates_had(run):
     assert (ratio[clipped == 1] > 1.2).all()
     assert (ratio[clipped == -1] < 0.8).all()
     assert (clipped != 0).any()
+
+
+def test_of_a_step_that_was_refused_the_ratios_are_those_of_staying(tmp_path):
+    """TRPO's line search tries weights that it does not keep; the ratio of those that it keeps is far from 1."""
+    agent = TRPOConfig(prompts=4, group_size=8, max_kl=20.0, line_search_steps=1, optim=OptimConfig(learning_rate=1e-2))
+    folder = finish_run(tmp_path, agent=agent, logging=LoggingConfig(tensorboard=False, rollouts=True))
+    accepted = [record["line_search/accepted"] for record in read_metrics(folder / "metrics.jsonl")]
+    assert set(accepted) == {0.0, 1.0}
+    for taken, stored in zip(accepted, read_rollouts(folder), strict=True):
+        far = (stored.ratio - 1).abs().nan_to_num(0.0).max()
+        assert far > 0.1 if taken else far < 1e-5
 
 
 def test_the_weights_that_acted_are_those_of_the_checkpoint_before(run):

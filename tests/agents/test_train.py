@@ -14,7 +14,7 @@ import torch
 from killed import assert_same_run
 
 from agents import checkpoint
-from agents.metrics import read_metrics
+from agents.metrics import read_metrics, read_records
 
 SMALL = [
     "policy=tiny",
@@ -296,6 +296,7 @@ MISTAKES = {
     "a reward that cannot be imported": ([*SMALL, "reward=function", "reward.function.fn._target_=no.such"], "no.such"),
     "a file that is not there": ([*JSONL, "task.path=missing.jsonl"], "missing.jsonl"),
     "a column that is not there": ([*JSONL, "task.columns.answer=solution"], "data.jsonl:1"),
+    "no run at all": (["resume="], "resume must be a folder's name or null, got ''"),
     "a run that is not there": (["resume=runs/nowhere"], "runs/nowhere is not the folder of a run"),
 }
 
@@ -344,12 +345,24 @@ def test_a_corrupt_checkpoint_is_passed_over_or_named(run, tmp_path):
     assert "Traceback" not in out + err
 
 
+def test_half_of_a_surrogate_pair_in_a_reason_does_not_end_the_run(run, tmp_path):
+    """A completion can make a reward that reads JSON say one."""
+    reward = ["reward=function", "reward.function.fn._target_=odd_rewards.Half", "~reward.function.fn._partial_"]
+    code, out, err = run(*SMALL, *reward, "name=one", "iterations=2", "env.max_invalid_share=0.6")
+    assert (code, err) == (0, "")
+    assert "50% of the completions could not be graded" in out
+    records = read_records(tmp_path / "runs/one/completions.jsonl")
+    assert {record["reason"].split("\n")[0][:30] for record in records if record["valid"]} == {"function: half: \ud800"}
+
+
 def test_a_resumed_run_keeps_its_settings(run, tmp_path):
     run(*SMALL, "name=one", "iterations=1")
     code, _, err = run("resume=runs/one", "iterations=2", "agent.optim.learning_rate=0.5")
     assert code not in (0, None)
     assert "cannot change its settings: agent.optim.learning_rate: saved 0.003, now 0.5" in err
     assert "Traceback" not in err
+    _, _, err = run("resume=runs/one", "agent=ppo", "task=arithmetic", "iterations=2")
+    assert err == "error: resume=runs/one continues a run, whose choices are made: leave out agent=ppo, task=arithmetic"
     assert run("resume=runs/one", "iterations=2", "evaluation.samples=1")[0] == 0
 
 

@@ -211,6 +211,7 @@ def test_injected_tokens_are_marked_and_have_no_numbers():
     )
     assert data["injected"]
     assert "entropy" not in data["quantities"]
+    assert data["absent"].keys() == {"entropy", "log_ratio_now"}
 
 
 def test_a_character_of_several_tokens_stands_at_the_last_of_them():
@@ -242,6 +243,8 @@ def test_a_run_without_stored_rollouts_shows_texts_and_says_so(tmp_path):
     assert reading.notice == NO_ROLLOUTS
     assert len(reading.completions) == 32
     assert all(one.tokens is None for one in reading.completions)
+    with pytest.raises(ValueError, match=r"iterations must be some of 1 to 4, got \[7\]"):
+        read_run(str(run), iterations=[7])
     few = read_run(str(run), limit=16)
     assert {one.iteration for one in few.completions} == {1, 4}
     assert "2 of 4 iterations, evenly spaced" in few.notice
@@ -261,15 +264,20 @@ def test_a_limit_keeps_whole_iterations_the_first_and_the_last(run):
 
 
 def test_mistakes_are_named(run, tmp_path):
-    with pytest.raises(ValueError, match=r"iterations must be some of 1 to 3, got \[9\]"):
-        read_run(str(run), iterations=[9])
+    for iterations in ([9], [1, 9], []):
+        with pytest.raises(ValueError, match=rf"iterations must be some of 1 to 3, got {re.escape(str(iterations))}"):
+            read_run(str(run), iterations=iterations)
     with pytest.raises(ValueError, match="no checkpoint of iteration 99"):
         read_run(str(run), checkpoint="99")
     with pytest.raises(ValueError, match="is not the folder of a run"):
         view(ViewConfig(run=str(tmp_path)))
-    for settings, message in (({"limit": 0}, "limit must be at least 1"), ({"output": "a.txt"}, "an HTML file")):
+    for settings, message in (
+        ({"limit": 0}, "limit must be at least 1"),
+        ({"output": "a.txt"}, "an HTML file"),
+        ({"run": None}, "run must be given"),
+    ):
         with pytest.raises(ValueError, match=message):
-            ViewConfig(run=str(run), **settings)
+            ViewConfig(**{"run": str(run), **settings})
 
 
 def test_the_command_writes_one_file(run, tmp_path, monkeypatch, capsys):
@@ -324,3 +332,19 @@ def test_a_browser_draws_a_few_groups_of_thousands_and_the_ones_that_are_searche
     text = dump(path, "#search=needle")
     assert "4 of 2,000 completions" in text
     assert len(re.findall(r'<section class="group"', text)) == 1
+
+
+@pytest.mark.usefixtures("browser")
+def test_a_browser_says_that_the_entropy_was_not_stored(tmp_path):
+    """In the list of colours, where it cannot be chosen, below the scale, and of every token."""
+    for there in (False, True):
+        entropy = {"entropy": [1.5]} if there else {}
+        path = tmp_path / "page.html"
+        data = packed([shown(tokens=tokens(["1"], logprob=[-0.5], **entropy))], title="t")
+        path.write_text(page(data), encoding="utf-8")
+        text = dump(path, "#heat=entropy")
+        assert ("No entropy: not stored by this run; logging.entropy=true" in text) is not there
+        assert ('<option value="entropy" disabled="">entropy (not there)</option>' in text) is not there
+        assert ('<option value="entropy">entropy</option>' in text) is there
+        assert (re.search(r"--much\) / 0", text) is not None) is there
+        assert (re.search(r"--down\) / 0", text) is not None) is not there  # the usual colour, log-probability

@@ -78,6 +78,12 @@ def test_values_that_are_all_equal_leave_no_doubt():
     assert (none.low, none.high, none.p) == (0, 0, 1)
 
 
+def test_a_few_seeds_that_say_the_same_may_do_so_by_chance():
+    """Where the signs of S differences are a coin's, all are alike with probability 2 / 2^S."""
+    assert [estimate(np.full((s, 1), 0.22)).p for s in (2, 3, 6)] == [0.5, 0.25, 1 / 32]
+    assert estimate(np.zeros((3, 1))).p == 1
+
+
 def test_shares_that_never_differed_still_have_an_interval():
     """Wilson's for 0 of 96 problems: z^2 / (96 + z^2) = 3.8415 / 99.8415."""
     e = bounded(estimate(np.zeros((3, 96))), -1, 1)

@@ -47,6 +47,13 @@ def test_what_cannot_be_compared_is_refused_before_anything_runs(names, variants
         found(names, **variants)
 
 
+def test_settings_and_variants_for_nobody_are_refused():
+    with pytest.raises(ValueError, match=r"settings.gpro is for nobody: it must be one of grpo, ppo"):
+        found(["ppo"], settings={"gpro": ["agent.prompts=4"]})
+    with pytest.raises(ValueError, match=r"variants.slow does not run: add it to agents=\[ppo,grpo\]"):
+        found(["ppo", "grpo"], slow=["agent=grpo"])
+
+
 def test_what_differs_outside_of_the_agent_is_listed():
     two = found(["ppo", "mine"], mine=["agent=ppo", "env.max_new_tokens=3"])
     assert unequal(two) == {"env.max_new_tokens": {"ppo": 24, "mine": 3}}

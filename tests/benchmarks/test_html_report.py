@@ -134,6 +134,13 @@ def test_an_interval_stands_where_its_numbers_are():
     assert float(bar[1]) < float(dot[1])
 
 
+def test_long_names_leave_room_for_their_intervals():
+    """60 letters are 404 wide, and 260 more are for intervals and numbers: the line at 0 stands right of the label."""
+    picture = intervals([Interval("a" * 60, 0.0, -1.0, 1.0, 2)], title="t", x_label="x")
+    assert 'viewBox="0 0 664 ' in picture
+    assert float(re.search(r'class="zero" x1="([\d.]+)"', picture)[1]) > 404
+
+
 def test_ticks_are_round_numbers_inside_of_the_axis():
     assert ticks(-0.13, 0.31) == [-0.1, 0.0, 0.1, 0.2, 0.3]
     assert ticks(0, 7) == [0, 2, 4, 6]

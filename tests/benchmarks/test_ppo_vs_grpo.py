@@ -198,6 +198,7 @@ def test_a_run_that_fails_shows_the_end_of_its_log(tmp_path):
         ({"tokens": 0}, "tokens must be at least 1, got 0"),
         ({"target": 0.0}, "target must be above 0"),
         ({"seeds": [1, 1]}, "seeds must hold at least one, each once"),
+        ({"seeds": [-1]}, "seeds must be at least 0"),
         ({"agents": []}, "agents must hold at least one"),
         ({"samples": -1}, "samples must be at least 0"),
         ({"level": 1.0}, "level must be at least 0.5 and below 1"),
