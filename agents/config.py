@@ -326,7 +326,7 @@ def typed(composed: DictConfig) -> TrainConfig:
     assert isinstance(config, TrainConfig)
     require(
         isinstance(config.agent, AgentConfig),
-        f"agent must be one of {', '.join(AGENTS)}, got {config.agent!r}: choose one with agent=grpo, agent=ppo or agent=trpo",
+        f"agent must be one of {', '.join(AGENTS)}, got {config.agent!r}: choose one as in agent=grpo",
     )
     require(
         config.preparation is None or isinstance(config.preparation, PreferencesConfig),
