@@ -22,8 +22,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from agents.config import EnvConfig, PolicyConfig
-from agents.optim import require
 from agents.policy import Policy, Sampling
+from agents.require import require
 from agents.saved import CONF, is_own_tokenizer, load_policy, open_run, tokenizer_for
 from textenv import TextVectorEnv, load_task
 

@@ -21,9 +21,9 @@ from torch import Tensor
 from agents.config import AGENTS, AgentConfig, TrainConfig, typed
 from agents.credit import counted
 from agents.fingerprint import weights_hash
-from agents.optim import require
 from agents.policy import Policy
 from agents.policy.hardware import pick_device, pick_dtype
+from agents.require import require
 from agents.rollout import Rollout
 from agents.saved import CONF, Say, load_weights
 from agents.setup import Agent, build_agent, build_policy

@@ -17,10 +17,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from agents.annotate import several_steps
 from agents.grpo import GRPOConfig
-from agents.optim import require
 from agents.policy.hardware import PRECISIONS
 from agents.policy.loading import TinyConfig
 from agents.ppo import PPOConfig
+from agents.require import require
 from agents.trpo import TRPOConfig
 from rewards.preference.config import TrainConfig as RewardModelConfig
 from rewards.preference.lora import LoraConfig

@@ -26,8 +26,8 @@ from agents.checkpoint import write_atomically
 from agents.collect import Collected, collect
 from agents.config import PolicyConfig, TrainConfig
 from agents.grpo import GRPOConfig
-from agents.optim import require
 from agents.policy import Policy, Sampling
+from agents.require import require
 from agents.saved import CONF, load_policy, open_run, tokenizer_for
 from agents.setup import build_env, build_reward, build_task, own_reward
 from textenv import TextVectorEnv

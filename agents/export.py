@@ -25,10 +25,10 @@ from transformers import AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from agents.card import SETTINGS, card
-from agents.optim import require
 from agents.policy.hardware import PRECISIONS
 from agents.policy.loading import resolve
 from agents.policy.lora import merge, save_adapter
+from agents.require import require
 from agents.saved import CONF, Saved, is_own_tokenizer, load_policy, open_run, tokenizer_for
 from textenv import load_task
 

@@ -26,7 +26,7 @@ from agents.any_text import json_line
 from agents.checkpoint import config_differences, write_atomically
 from agents.collect import collect
 from agents.config import PreferencesConfig, TrainConfig
-from agents.optim import require
+from agents.require import require
 from agents.saved import load_policy
 from agents.setup import build_env, build_reward, build_task, tokenizer_of
 from rewards.errors import RewardError

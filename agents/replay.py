@@ -29,7 +29,7 @@ from agents.checkpoint import write_atomically
 from agents.comparison import LossReport, compare_losses, named_agent
 from agents.config import TrainConfig, register
 from agents.losses import masked_mean
-from agents.optim import require
+from agents.require import require
 from agents.rescoring import Rescored, agreement, most_changed, rescore
 from agents.run_folder import RunFolder
 from agents.saved import CONF, chosen_iteration, saved_config, tokenizer_for

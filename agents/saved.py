@@ -12,7 +12,7 @@ from torch import Tensor
 
 from agents import checkpoint
 from agents.config import PolicyConfig, TrainConfig, from_settings
-from agents.optim import trained_parameters
+from agents.master_weights import trained_parameters
 from agents.policy import Policy, Sampling
 from agents.policy.hardware import pick_device, pick_dtype
 from agents.policy.loading import TINY

@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from agents.config import register, typed
-from agents.optim import require
+from agents.require import require
 from agents.saved import CONF
 
 EQUAL = ("task", "policy.model", "policy.tiny", "max_tokens", "evaluation")

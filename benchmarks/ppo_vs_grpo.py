@@ -29,8 +29,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from agents.checkpoint import write_atomically
-from agents.optim import require
 from agents.report import draw_curves
+from agents.require import require
 from benchmarks.contenders import Contender, contenders
 from benchmarks.contest_results import Failure, results_of
 from benchmarks.contest_table import table

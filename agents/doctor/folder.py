@@ -13,8 +13,8 @@ import torch
 from agents.config import TrainConfig
 from agents.doctor.history import History, Setting
 from agents.metrics import read_metrics
-from agents.optim import require
 from agents.policy.hardware import PRECISIONS, pick_device, pick_dtype
+from agents.require import require
 from agents.run import MISMATCH_LIMIT
 from agents.run_folder import RunFolder
 from agents.saved import saved_config

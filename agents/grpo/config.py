@@ -8,7 +8,8 @@ from agents.advantages import BASELINES, SCALES
 from agents.entropy import EntropyControl, check_entropy, entropy_control
 from agents.kl import check_renewal, placed_estimator
 from agents.losses import OBJECTIVES, RATIOS
-from agents.optim import OptimConfig, require
+from agents.optim import OptimConfig
+from agents.require import require
 
 CHOICES = {
     "baseline": BASELINES,

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from agents.credit import WHITENED, check_truncation
 from agents.entropy import EntropyControl, check_entropy, entropy_control
 from agents.kl import Controller, FixedKL, HalvingKL, HorizonKL, check_renewal, placed_estimator
-from agents.optim import OptimConfig, require
+from agents.optim import OptimConfig
+from agents.require import require
 
 CRITICS = ("shared", "separate")
 CONTROLLERS = ("fixed", "horizon", "halving")

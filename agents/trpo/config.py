@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from agents.credit import check_truncation
-from agents.optim import OptimConfig, require
+from agents.optim import OptimConfig
+from agents.require import require
 
 CRITICS = ("shared", "separate")
 

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from agents.checkpoint import write_atomically
-from agents.optim import require
+from agents.require import require
 from agents.saved import CONF
 from agents.view.packing import packed
 from agents.view.page import page

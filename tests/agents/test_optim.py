@@ -14,7 +14,8 @@ from small import (
 )
 from test_invariance import LARGE, seven_rows
 
-from agents.optim import MasterWeights, OptimConfig, Optimizer, TokenLoss, decayed
+from agents.master_weights import MasterWeights
+from agents.optim import OptimConfig, Optimizer, TokenLoss, decayed
 from agents.ppo import PPO, PPOConfig
 
 

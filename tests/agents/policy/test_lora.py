@@ -19,7 +19,8 @@ from small import (
 
 from agents.config import PolicyConfig, TrainConfig
 from agents.grpo import GRPOConfig
-from agents.optim import MasterWeights, OptimConfig, Optimizer, TokenLoss, trained_parameters
+from agents.master_weights import MasterWeights, trained_parameters
+from agents.optim import OptimConfig, Optimizer, TokenLoss
 from agents.policy import Policy, ValueHead
 from agents.policy.lora import adapt, merge, sharing_weights, without_adapter
 from agents.ppo import PPOConfig
