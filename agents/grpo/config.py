@@ -95,9 +95,6 @@ class GRPOConfig:
             "agent.critic must be none: GRPO compares a completion with the others of its prompt and has no critic "
             f"(agent=ppo has one), got {self.critic!r}",
         )
-        for name in ("critic_learning_rate", "critic_decay"):
-            x = getattr(self.optim, name)
-            require(x is None, f"agent.optim.{name} must be null: GRPO has no critic that could learn, got {x}")
         self._check_numbers()
         for name, known in CHOICES.items():
             require(

@@ -318,8 +318,6 @@ NONSENSE = [
         "agent.scale_advantages must be batch or none with agent.kl_in=reward (where all of a group are paid the same",
     ),
     ({"kl_in": "both", "kl_coef": 0.1}, "agent.scale_advantages must be batch or none with agent.kl_in=both"),
-    ({"optim": OptimConfig(critic_learning_rate=1e-3)}, "agent.optim.critic_learning_rate must be null: GRPO has no"),
-    ({"optim": OptimConfig(critic_decay="linear")}, "agent.optim.critic_decay must be null: GRPO has no critic"),
     ({"ratio_cap": 4.0, "objective": "cispo"}, "agent.ratio_cap must be null with agent.objective=cispo"),
     ({"ratio_cap": 1.2}, "agent.ratio_cap must be above 1 + agent.clip_high = 1.2"),
     ({"ratio": "sequence", "sampler_correction": 2.0}, "agent.sampler_correction must be null with agent.ratio=seq"),
