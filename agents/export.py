@@ -28,7 +28,7 @@ from agents.card import SETTINGS, card
 from agents.policy.hardware import PRECISIONS
 from agents.policy.loading import resolve
 from agents.policy.lora import merge, save_adapter
-from agents.require import require
+from agents.require import require, require_run
 from agents.saved import CONF, Saved, is_own_tokenizer, load_policy, open_run, tokenizer_for
 from textenv import load_task
 
@@ -49,7 +49,7 @@ class ExportConfig:
     """Of a run with `policy.lora`: also write the adapter alone, in peft's format, to the folder `adapter` in `to`."""
 
     def __post_init__(self) -> None:
-        require(self.run is not None, "run must be given, the folder of a run: run=runs/NAME")
+        require_run(self.run)
         require(self.to is not None, "to must be given, the folder to write: to=my-model")
         require(self.dtype in PRECISIONS, f"dtype must be {' or '.join(PRECISIONS)}, got {self.dtype!r}")
 

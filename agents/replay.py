@@ -29,7 +29,7 @@ from agents.checkpoint import write_atomically
 from agents.comparison import LossReport, compare_losses, named_agent
 from agents.config import TrainConfig, register
 from agents.losses import masked_mean
-from agents.require import require
+from agents.require import require, require_run
 from agents.rescoring import Rescored, agreement, most_changed, rescore
 from agents.run_folder import RunFolder
 from agents.saved import CONF, chosen_iteration, saved_config, tokenizer_for
@@ -64,7 +64,7 @@ class ReplayConfig:
     """With `reward`: a JSON Lines file for every completion with both scores."""
 
     def __post_init__(self) -> None:
-        require(self.run is not None, "run must be given, the folder of a run: run=runs/NAME")
+        require_run(self.run)
         require(self.reward is None or not self.loss, "one of reward and loss must be given, got both")
         weighed = self.checkpoint == "acted" or bool(self.loss)
         require(

@@ -14,7 +14,7 @@ from agents.config import TrainConfig
 from agents.doctor.history import History, Setting
 from agents.metrics import read_metrics
 from agents.policy.hardware import PRECISIONS, pick_device, pick_dtype
-from agents.require import require
+from agents.require import require_run
 from agents.run import MISMATCH_LIMIT
 from agents.run_folder import RunFolder
 from agents.saved import saved_config
@@ -29,7 +29,7 @@ class DoctorConfig:
     """Folder of a run, finished or not."""
 
     def __post_init__(self) -> None:
-        require(self.run is not None, "run must be given, the folder of a run: run=runs/NAME")
+        require_run(self.run)
 
 
 def history_of(path: str) -> History:

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from agents.checkpoint import write_atomically
-from agents.require import require
+from agents.require import require, require_run
 from agents.saved import CONF
 from agents.view.packing import packed
 from agents.view.page import page
@@ -36,7 +36,7 @@ class ViewConfig:
     acted."""
 
     def __post_init__(self) -> None:
-        require(self.run is not None, "run must be given, the folder of a run: run=runs/NAME")
+        require_run(self.run)
         require(self.limit >= 1, f"limit must be at least 1, got {self.limit}")
         require(
             self.output is None or self.output.endswith((".html", ".htm")),
