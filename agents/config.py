@@ -15,8 +15,8 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from agents.annotate import several_steps
 from agents.grpo import GRPOConfig
+from agents.optim import num_minibatches
 from agents.policy.hardware import PRECISIONS
 from agents.policy.loading import TinyConfig
 from agents.ppo import PPOConfig
@@ -241,17 +241,19 @@ class TrainConfig:
         )
         if not isinstance(self.agent, PPOConfig):
             return
-        warmup, rows = self.agent.critic_warmup, self.agent.prompts * self.agent.group_size
+        ppo, optim = self.agent, self.agent.optim
         require(
-            warmup < self.iterations,
+            ppo.critic_warmup < self.iterations,
             f"agent.critic_warmup must be below iterations = {self.iterations} (else the actor never learns), "
-            f"got {warmup}",
+            f"got {ppo.critic_warmup}",
         )
+        steps = optim.epochs * num_minibatches(optim, ppo.prompts, ppo.group_size)
         require(
-            self.agent.objective == "clip" or several_steps(self.agent.optim, rows),
+            ppo.objective == "clip" or steps > 1,
             "agent.objective=penalty needs several optimizer steps an iteration (at the first the KL to the old policy "
-            f"has no gradient, whatever its weight): agent.optim.epochs of at least 2 or agent.optim.minibatch_rows "
-            f"below {rows}, got {self.agent.optim.epochs} and {self.agent.optim.minibatch_rows}",
+            "has no gradient, whatever its weight): agent.optim.epochs of at least 2, or agent.optim.minibatch_rows of "
+            f"at most {(ppo.prompts - 1) * ppo.group_size} (groups stay together), got {optim.epochs} and "
+            f"{optim.minibatch_rows}",
         )
 
     def _check_reference(self) -> None:

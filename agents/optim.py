@@ -113,6 +113,15 @@ def minibatch_groups(config: OptimConfig, prompts: int, group_size: int) -> int:
     return min(prompts, -(-config.minibatch_rows // group_size))
 
 
+def num_minibatches(config: OptimConfig, prompts: int, group_size: int) -> int:
+    """Optimizer steps of an epoch; the last may have fewer groups.
+
+    >>> num_minibatches(OptimConfig(minibatch_rows=30), 20, 4), num_minibatches(OptimConfig(minibatch_rows=20), 3, 8)
+    (3, 1)
+    """
+    return -(-prompts // minibatch_groups(config, prompts, group_size))
+
+
 class Optimizer:
     """AdamW over the policy (and a critic at its own learning rate), fed with losses per token.
 

@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from agents.config import TrainConfig
-from agents.optim import minibatch_groups
+from agents.optim import num_minibatches
 from agents.proxy import watched_parts
 
 Record = Mapping[str, float]
@@ -70,7 +70,7 @@ class Setting:
             max_grad_norm=None if agent.name == "trpo" else agent.optim.max_grad_norm,
             max_kl_old=getattr(agent, "max_kl_old", None),
             natural_steps=agent.name == "trpo",
-            epoch_steps=-(-agent.prompts // minibatch_groups(agent.optim, agent.prompts, agent.group_size)),
+            epoch_steps=num_minibatches(agent.optim, agent.prompts, agent.group_size),
             reference_every=agent.reference_every,
             critic_warmup=getattr(agent, "critic_warmup", 0),
             max_invalid_share=config.env.max_invalid_share,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from agents.config import TrainConfig
-from agents.optim import minibatch_groups
+from agents.optim import minibatch_groups, num_minibatches
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,6 @@ class Algebra:
         """Of a run's settings; minibatches take whole groups until they have their rows."""
         agent, optim = config.agent, config.agent.optim
         sequences = agent.prompts * agent.group_size
-        groups = minibatch_groups(optim, agent.prompts, agent.group_size)
         return Algebra(
             prompts=agent.prompts,
             group_size=agent.group_size,
@@ -40,8 +39,8 @@ class Algebra:
             rows=min(config.env.rows or sequences, sequences),
             propose_tokens=config.env.propose_tokens,
             epochs=optim.epochs,
-            minibatches=-(-agent.prompts // groups),
-            minibatch_groups=groups,
+            minibatches=num_minibatches(optim, agent.prompts, agent.group_size),
+            minibatch_groups=minibatch_groups(optim, agent.prompts, agent.group_size),
             iterations=config.iterations,
             natural_steps=int(agent.name == "trpo"),
         )

@@ -215,6 +215,9 @@ def test_what_an_agent_cannot_do_in_a_run_is_refused_when_the_run_is_composed():
     one_step = PPOConfig(objective="penalty", prompts=2, optim=OptimConfig(minibatch_rows=8))
     with pytest.raises(ValueError, match=r"agent\.objective=penalty needs several optimizer steps .*got 1 and 8"):
         TrainConfig(agent=one_step)
+    groups_stay_together = PPOConfig(objective="penalty", prompts=3, group_size=8, optim=OptimConfig(minibatch_rows=20))
+    with pytest.raises(ValueError, match=r"minibatch_rows of at most 16 \(groups stay together\), got 1 and 20"):
+        TrainConfig(agent=groups_stay_together)
     assert TrainConfig(agent=PPOConfig(objective="penalty"))
 
 
