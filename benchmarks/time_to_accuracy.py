@@ -3,6 +3,7 @@
     python -m benchmarks.time_to_accuracy
     python -m benchmarks.time_to_accuracy --seeds 0 --limit-seconds 1800
     python -m benchmarks.time_to_accuracy --resume
+    python -m benchmarks.time_to_accuracy iterations=3 agent.optim.decay=constant --every 1 --to-the-end --seeds 25 26
 
 Task, model, prompts (the same text in the same order), reward, group size, learning rates, lengths, temperature and
 number format are those of `agents.train agent=grpo`; further settings may be given as for `agents.train`. Held-out
@@ -10,7 +11,9 @@ problems are answered greedily after every `--every` iterations and before the f
 examination at or above `--accuracy`; seconds are those of collecting and updating, examinations, start-up and
 checkpoints excluded on both sides. TRL ends when it has reached the target (`--to-the-end`: at the last iteration) or
 after `--limit-seconds` of training; a run that ended without the target is censored: it would have taken more than
-that, and the ratio is a lower bound. Each run is kept as soon as it is over; `--resume` measures only what is missing.
+that, and the ratio is a lower bound. What both have learned from equal numbers of generated tokens is compared seed by
+seed; the last command does so for the first three iterations of the main job, in which its rates do not decay. Each run
+is kept as soon as it is over; `--resume` measures only what is missing.
 Writes a table, the numbers and two pictures to `benchmarks/results/time_to_accuracy/`.
 """
 
@@ -28,11 +31,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from agents.checkpoint import write_atomically
 from agents.report import draw_curves
 from benchmarks.comparison import HERE, Say, about, origin, run_worker, script, write
+from benchmarks.equal_tokens import AtTokens, at_equal_tokens
+from benchmarks.equal_tokens import lines as rows_of
 from benchmarks.finished_run import digest, run_training
 from benchmarks.peer_run import compose_run, peer_settings, read_points, told
 from benchmarks.peers.environments import Absent, Worker
@@ -88,23 +91,10 @@ def compare(curves: Sequence[Curve], target: float, name: str = "seconds") -> tu
     return ratio, any(theirs[seed].censored for seed in seeds)
 
 
-def at_equal_tokens(curves: Sequence[Curve]) -> tuple[float, float] | None:
-    """Ours and their mean accuracy after the same number of generated tokens: where theirs was examined, ours between
-    its examinations by a straight line, over the seeds that both have run and as far as both went; the untrained policy
-    left out. None where there is nothing to compare."""
-    by_seed = {(c.who, c.seed): c for c in curves}
-    pairs = []
-    for seed in {c.seed for c in curves}:
-        ours, theirs = by_seed.get((OURS, seed)), by_seed.get((TRL, seed))
-        if ours is None or theirs is None:
-            continue
-        tokens, accuracies = ([p[name] for p in ours.points] for name in ("num_tokens", "eval/accuracy"))
-        pairs += [
-            (float(np.interp(p["num_tokens"], tokens, accuracies)), p["eval/accuracy"])
-            for p in theirs.points
-            if 0 < p["num_tokens"] <= tokens[-1]
-        ]
-    return (sum(o for o, _ in pairs) / len(pairs), sum(t for _, t in pairs) / len(pairs)) if pairs else None
+def learned(curves: Sequence[Curve]) -> list[AtTokens]:
+    """Both after equal numbers of generated tokens."""
+    ours, theirs = ({c.seed: c.points for c in curves if c.who == who} for who in (OURS, TRL))
+    return at_equal_tokens(ours, theirs)
 
 
 def run_ours(seed: int, options: argparse.Namespace, settings: str, measured: dict[str, Any]) -> Curve:
@@ -228,7 +218,7 @@ def write_all(curves: Sequence[Curve], options: argparse.Namespace, told_about: 
         "target_accuracy": target,
         "every": options.every,
         "limit_seconds": options.limit_seconds,
-        "accuracy_at_equal_tokens": at_equal_tokens(curves),
+        "accuracy_at_equal_tokens": [row.record() for row in learned(curves)],
         "ratios": {name: {"ratio": ratio, "lower_bound": bound} for name, (ratio, bound) in ratios.items()},
         "runs": [{**dataclasses.asdict(c), "reached": dataclasses.asdict(reach(c, target))} for c in curves],
     }
@@ -268,13 +258,10 @@ def table(curves: Sequence[Curve], options: argparse.Namespace, told_about: dict
         ratio, bound = compare(curves, options.accuracy, name)
         if ratio is not None:
             lines += ["", f"TRL's {name} over ours: {'more than ' if bound else ''}{ratio:.2f}."]
-    equal = at_equal_tokens(curves)
-    if equal is not None:
-        lines += [
-            "",
-            "Mean accuracy after equal numbers of generated tokens, as far as both went: "
-            f"ours {equal[0]:.3f}, TRL's {equal[1]:.3f}.",
-        ]
+    equal = learned(curves)
+    if equal:
+        lines += ["", "Held-out accuracy after equal numbers of generated tokens, where TRL was examined:", ""]
+        lines += rows_of(equal)
     for c in curves:
         if c.measured["code"]["commit"] != told_about["code"]["commit"]:
             lines += [

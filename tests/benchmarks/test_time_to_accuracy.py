@@ -1,13 +1,13 @@
-import dataclasses
 import json
 import re
 
 import numpy as np
 import pytest
 
+from benchmarks.equal_tokens import at_equal_tokens
 from benchmarks.peer_run import compose_run, learning_rates, peer_settings, read_points, told
 from benchmarks.peers.last_integer import last_integer
-from benchmarks.time_to_accuracy import OURS, TRL, Curve, at_equal_tokens, compare, kept, main, options_of, reach, table
+from benchmarks.time_to_accuracy import OURS, TRL, Curve, compare, kept, main, options_of, reach, table
 from rewards.math import LastInteger
 
 SMALL = ["policy=tiny", "policy.tiny.hidden_size=16", "policy.tiny.num_layers=1", "env.max_new_tokens=4", "threads=1"]
@@ -97,15 +97,33 @@ def test_a_censored_peer_gives_a_lower_bound_and_a_censored_run_of_ours_nothing(
     assert compare([curve()], 0.85) == (None, False)
 
 
+def points(*examinations):
+    return [{"num_tokens": float(tokens), "eval/accuracy": accuracy} for tokens, accuracy in examinations]
+
+
 def test_accuracies_are_compared_after_equal_tokens_and_only_as_far_as_both_went():
-    """Ours has 0.5 after 1,000 and 0.9 after 2,000 tokens, so 0.7 after 1,500; theirs went on to 3,000."""
-    points = tuple(
-        {"num_tokens": tokens, "time/train_seconds": 0.0, "eval/accuracy": accuracy}
-        for tokens, accuracy in ((0.0, 0.3), (1000.0, 0.2), (1500.0, 0.4), (3000.0, 1.0))
-    )
-    theirs = dataclasses.replace(curve(TRL), points=points)
-    assert at_equal_tokens([curve(), theirs, curve(seed=1)]) == pytest.approx(((0.5 + 0.7) / 2, (0.2 + 0.4) / 2))
-    assert at_equal_tokens([curve(), curve(TRL, seed=1)]) is None
+    """Ours has 0.5 after 1,000 and 0.9 after 2,000 tokens, so 0.7 after 1,500, and ends there, where theirs, on its way
+    from 0.4 at 1,500 to 1.0 at 3,000, has 0.6."""
+    ours = {0: points((0, 0.1), (1000, 0.5), (2000, 0.9)), 1: points((0, 0.1))}
+    theirs = {0: points((0, 0.3), (1000, 0.2), (1500, 0.4), (3000, 1.0), (4000, 1.0)), 2: points((0, 0.1), (9, 0.2))}
+    first, second, third, together = at_equal_tokens(ours, theirs)
+    for row, tokens, mine, other in ((first, 1000, 0.5, 0.2), (second, 1500, 0.7, 0.4), (third, 2000, 0.9, 0.6)):
+        assert (row.tokens, row.ours, row.theirs) == pytest.approx((tokens, mine, other))
+        assert (row.difference.num_seeds, row.difference.p) == (1, None)
+    assert (together.examination, together.ours, together.theirs) == (None, pytest.approx(0.7), pytest.approx(0.4))
+    assert at_equal_tokens(ours, {2: theirs[2]}) == []
+
+
+def test_the_difference_at_equal_tokens_is_paired_by_seed():
+    """Differences -0.1, 0.0 and 0.4: mean 0.1, standard error sqrt(0.14 / 6) = 0.152753, t of 2 degrees 4.302653."""
+    ours = {s: points((0, 0.0), (100, a)) for s, a in enumerate((0.3, 0.5, 0.8))}
+    theirs = {s: points((0, 0.0), (100, a)) for s, a in enumerate((0.4, 0.5, 0.4))}
+    row, together = at_equal_tokens(ours, theirs)
+    found = row.difference
+    assert (found.mean, found.error, found.num_seeds) == (pytest.approx(0.1), pytest.approx(0.152753, abs=1e-6), 3)
+    assert (found.low, found.high) == (pytest.approx(0.1 - 0.657243, abs=1e-5), pytest.approx(0.1 + 0.657243, abs=1e-5))
+    assert together.difference.mean == pytest.approx(0.1)
+    assert row.cells() == ("1", "3", "100", "0.533", "0.433", "+0.100", "-0.557 to +0.757", "0.58")
 
 
 def test_the_table_marks_a_lower_bound():
@@ -115,6 +133,7 @@ def test_the_table_marks_a_lower_bound():
     assert "| textenv GRPO | 0 | 200 | 2,000 |" in text
     assert "| TRL 1.16 GRPOTrainer | 0 | more than 1,000 | more than 1,000 | 0.200 |" in text
     assert "TRL's seconds over ours: more than 5.00." in text
+    assert "| 1 | 1 | 1,000 | 0.500 | 0.200 | +0.300 | - | - |" in text
 
 
 def test_only_whole_runs_with_the_same_settings_are_kept(tmp_path):
