@@ -32,6 +32,8 @@ FREE = (
 )
 """What a resumed run may change, and everything under `FREE_GROUPS`; anything else would be another run."""
 FREE_GROUPS = ("evaluation.", "logging.")
+COMMAND = ("resume", "explain")
+"""Of those, what belongs to one call."""
 PLACE = ("name", "runs")
 """Where a run lies, not what it is."""
 
@@ -57,7 +59,7 @@ def resumed(folder: str, overrides: Sequence[str], say: Callable[[str], None] = 
     if wrong:
         raise ValueError(
             f"resume={folder} continues a run and cannot change its settings: {'; '.join(wrong)}. "
-            f"Free to change: {', '.join(FREE[:-2])}, evaluation.*, logging.*"
+            f"Free to change: {', '.join(name for name in FREE if name not in COMMAND)}, evaluation.*, logging.*"
         )
     return merged
 
@@ -71,6 +73,18 @@ def tell_newer(saved: Mapping[str, Any], say: Callable[[str], None]) -> None:
     _, newer = settings_apart(saved, known)
     if newer:
         say(f"Settings that are newer than this run take their defaults: {', '.join(newer)}")
+
+
+def remember(folder: RunFolder, settings: Mapping[str, Any], iteration: int) -> list[str]:
+    """Write what a resumed run changes into its settings, from which the next resume starts: else a run that was made
+    longer would fall back to its old length, and its learning rates with it. Returns the changes."""
+    saved = folder.settings()
+    asked = {name: x for name, x in settings.items() if name not in COMMAND}
+    settings = {**asked, **{name: saved[name] for name in COMMAND if name in saved}}
+    changes = config_differences(saved, settings)
+    if changes:
+        folder.rewrite(settings, [f"resumed after iteration {iteration}: {change}" for change in changes])
+    return changes
 
 
 def identity(settings: Mapping[str, Any]) -> dict[str, Any]:

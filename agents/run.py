@@ -26,7 +26,7 @@ from agents.policy.hardware import has_fast_bfloat16, keep_freed_memory, peak_me
 from agents.preferences import prepare_preferences
 from agents.randomness import EXAMINATION, ITERATION, key_global_generators
 from agents.recording import Recording
-from agents.resume import continued, identity
+from agents.resume import continued, identity, remember
 from agents.run_folder import RunFolder, default_name
 from agents.setup import (
     Agent,
@@ -282,4 +282,6 @@ def prepare(config: TrainConfig, settings: dict[str, Any], say: Callable[[str], 
     else:
         run.load(say)
         say(f"Continuing {folder.path} after iteration {run.counters.iteration}")
+        for change in remember(folder, settings, run.counters.iteration):
+            say(f"Changed from here on: {change}")
     return run

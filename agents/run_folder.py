@@ -1,6 +1,6 @@
 """The folder of a run: what lies where, created once, never over an earlier one.
 
-runs/<name>/config.yaml          the settings, as composed
+runs/<name>/config.yaml          the settings, as composed; what a resume changed, with comments on what it was before
             metrics.jsonl        one line an iteration
             completions.jsonl    every completion with its scores
             rollouts/            with logging.rollouts=true: what each update learned from (`agents.stored`)
@@ -18,9 +18,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +86,14 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         write_atomically(self.config, yaml.safe_dump(dict(settings), sort_keys=False))
 
+    def rewrite(self, settings: Mapping[str, Any], comments: Sequence[str]) -> None:
+        """Other settings, with comments at the top behind those that are there."""
+        earlier = takewhile(lambda line: line.startswith("#"), self.config.read_text().splitlines())
+        head = [*earlier, *(f"# {' '.join(comment.split())}" for comment in comments)]
+        write_atomically(self.config, "\n".join([*head, yaml.safe_dump(dict(settings), sort_keys=False)]))
+
     def settings(self) -> dict[str, Any]:
-        """What `create` wrote. Raises `ValueError` when this is not a run's folder or its settings do not parse."""
+        """What was written last. Raises `ValueError` when this is not a run's folder or its settings do not parse."""
         if not self.config.is_file():
             raise ValueError(f"{self.path} is not the folder of a run: it has no {self.config.name}")
         try:

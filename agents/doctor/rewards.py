@@ -46,7 +46,8 @@ def constant_reward(history: History) -> Finding | None:
 
 
 def groups_alike(history: History) -> Finding | None:
-    """Most groups have no variance, whether they are kept or, by dynamic sampling, replaced."""
+    """Most groups have no variance, whether they are kept or, by dynamic sampling, replaced. A note where most
+    completions are right: then most of these groups are problems that have been learned."""
     dropped, size = history.mean("groups/dropped_share"), history.setting.group_size
     share = history.mean("groups/zero_variance_share") if dropped is None else dropped
     if share is None or share < MANY_ALIKE or not history.setting.compares_groups:
@@ -55,7 +56,9 @@ def groups_alike(history: History) -> Finding | None:
         return None
     replaced = " and are replaced" if dropped is not None else ""
     says = f"{share:.0%} of the groups have no variance{replaced}: all completions of a prompt are worth the same"
-    return Finding("groups_alike", ALARM, says, larger_groups(success_rate(history), size), share)
+    rate = success_rate(history)
+    level = NOTE if rate is not None and rate > 0.5 else ALARM
+    return Finding("groups_alike", level, says, larger_groups(rate, size), share)
 
 
 def larger_groups(rate: float | None, size: int | None) -> str:

@@ -290,6 +290,11 @@ def test_groups_that_are_alike_because_the_problems_differ(tmp_path):
     says = found(told)["groups_alike"]
     assert "100% of the groups have no variance" in says
     assert "the problems differ: at the measured success rate of 0.5 99% of groups of 8 would vary, were they" in says
+    levels = []
+    for rate in (0.5, 0.8):  # where most completions are right, most of these groups have been learned
+        right = [{**record, "reward/mean": rate, "reward/std": (rate * (1 - rate)) ** 0.5} for record in told.records]
+        levels += [f.level for f in examine(History(right, told.setting)) if f.rule == "groups_alike"]
+    assert levels == [ALARM, NOTE]
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -238,6 +238,23 @@ def test_settings_of_another_version_are_named(run, tmp_path):
     assert "Traceback" not in out + err
 
 
+def test_what_a_resume_changes_holds_for_the_next_one(run, tmp_path):
+    run(*SMALL, "agent=grpo", "agent.optim.decay=linear", "name=one", "iterations=1")
+    folder = tmp_path / "runs/one"
+    before = yaml.safe_load((folder / "config.yaml").read_text())
+    code, out, _ = run("resume=runs/one", "iterations=4", "max_seconds=1e-6")
+    assert code == 0
+    assert "Changed from here on: iterations: saved 1, now 4" in out
+    text = (folder / "config.yaml").read_text()
+    assert text.startswith("# resumed after iteration 1: iterations: saved 1, now 4\n# resumed after iteration 1: max")
+    assert yaml.safe_load(text) == {**before, "iterations": 4, "max_seconds": 1e-6}
+    code, out, _ = run("resume=runs/one", "max_seconds=null")
+    assert code == 0
+    assert [record["iteration"] for record in curve(folder)] == [1, 2, 3, 4]
+    assert (folder / "config.yaml").read_text().count("# resumed after") == 3
+    assert yaml.safe_load((folder / "config.yaml").read_text()) == {**before, "iterations": 4}
+
+
 def without_a_part(state):
     del state["agent"]["optimizer"]
 
