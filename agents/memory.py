@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from agents.policy.attention import PLAIN_SCORES
 from agents.policy.cache import SlotCache
-from agents.policy.head import CHUNK_ROWS
+from agents.policy.head import chunk_rows
 
 RESERVE = 0.1
 """Share of the free memory that is left alone: an estimate is an estimate."""
@@ -73,11 +73,12 @@ class ModelSize:
         return self.num_heads * num_columns if of_row <= PLAIN_SCORES else 0
 
     def activation_bytes(self, num_tokens: int, dtype: torch.dtype, *, checkpointed: bool, scores: int = 0) -> int:
-        """What the forward pass keeps for the backward pass, and one chunk of logits. `scores`: see `kept_scores`."""
+        """What the forward pass keeps for the backward pass, and one chunk of logits: as the model gives them, twice in
+        float32, and their gradient. `scores`: see `kept_scores`."""
         a, b = LAYER_NUMBERS
         layer = (a * self.hidden_size + b * self.intermediate_size + scores) * dtype.itemsize
         kept = self.num_layers * self.hidden_size * dtype.itemsize + layer if checkpointed else self.num_layers * layer
-        logits = min(num_tokens, CHUNK_ROWS) * self.vocabulary * (2 * 4 + 2 * dtype.itemsize)
+        logits = min(num_tokens, chunk_rows(dtype)) * self.vocabulary * (2 * 4 + 2 * dtype.itemsize)
         return num_tokens * kept + logits
 
 
@@ -165,9 +166,11 @@ def fixed_parts(size: ModelSize, demand: Demand) -> dict[str, int]:
     trained = n if adapter is None else adapter
     held = demand.trained_models * n if adapter is None else n + demand.trained_models * adapter
     master = 4 if demand.dtype != torch.float32 else 0
+    head = size.vocabulary * size.hidden_size if adapter is None else 0
     return {
         "weights": held * demand.dtype.itemsize + demand.trained_models * trained * master,
         "gradients": demand.trained_models * trained * 4,
+        "the head's gradient, a sum and a chunk's": head * (4 + demand.dtype.itemsize),
         "AdamW": (demand.trained_models - demand.natural_gradient) * trained * 8,
         "natural gradient": demand.natural_gradient * trained * 4 * NATURAL_GRADIENT_VECTORS,
         "weights laid out for acting": n * demand.dtype.itemsize,

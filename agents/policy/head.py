@@ -131,6 +131,11 @@ def by_kernels(raw: Tensor, sampling: Sampling, with_entropy: bool) -> bool:
 
 
 def chunks(hidden: Float[Tensor, "R H"]) -> Iterator[slice]:
-    """Consecutive parts of at most `CHUNK_ROWS`, of twice as many where a logit has half the size."""
-    rows = CHUNK_ROWS * 4 // hidden.element_size()
+    """Consecutive parts of at most so many rows."""
+    rows = chunk_rows(hidden.dtype)
     return (slice(start, min(start + rows, len(hidden))) for start in range(0, len(hidden), rows))
+
+
+def chunk_rows(dtype: torch.dtype) -> int:
+    """`CHUNK_ROWS`, twice as many where a logit has half the size."""
+    return CHUNK_ROWS * 4 // dtype.itemsize

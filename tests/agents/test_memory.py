@@ -20,11 +20,14 @@ SIZE = ModelSize(
     vocabulary=1000,
 )
 DEMAND = Demand(num_rows=64, num_columns=99, microbatch_tokens=2048, dtype=torch.bfloat16)
-WEIGHTS = 10**6 * (2 + 4 + 4 + 8 + 2)
+HEAD = 1000 * 100 * (4 + 2)
+"""The gradient of the head: the sum over chunks in float32, and that of a chunk."""
+WEIGHTS = 10**6 * (2 + 4 + 4 + 8 + 2) + HEAD
 """In bfloat16: the weights, their float32 masters, gradients, two moments, and a copy to act with."""
 CACHE_ROW = 4 * 2 * 2 * 100 * 50 * 2
 """Layers, keys and values, heads, 99 columns and one more, size, bytes."""
-LOGITS = 512 * 1000 * 12
+LOGITS = 1024 * 1000 * (2 + 4 + 4 + 2)
+"""Of a chunk: as the model gives them, less the log of their sum, their exponentials, their gradient."""
 PER_TOKEN = 4 * (14 * 100 + 6 * 200 + 4 * 99) * 2
 """Layers, parts of one and the probabilities of its attention, bytes."""
 
