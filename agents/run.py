@@ -22,7 +22,8 @@ from agents.memory import free_bytes
 from agents.metrics import truncate_after
 from agents.observe import rollout_metrics
 from agents.policy import Policy
-from agents.policy.hardware import has_fast_bfloat16, keep_freed_memory, peak_memory_gb, pick_device, repeat_exactly
+from agents.policy.hardware import has_fast_bfloat16, peak_memory_gb, pick_device, repeat_exactly
+from agents.policy.heap import Heap, keep_freed_memory
 from agents.preferences import prepare_preferences
 from agents.randomness import EXAMINATION, ITERATION, key_global_generators
 from agents.recording import Recording
@@ -74,6 +75,7 @@ class Run:
         self.made_of = fingerprint(envs.train.task, envs.train.tokenizer, policy.model)
         self.agent: Agent = build_agent(config, policy)
         self.counters = Counters()
+        self.heap = Heap()
         self.on_round: Callable[[str], None] | None = None
         """Told of the rounds of dynamic sampling, which can make an iteration long."""
         policy.reset(seed=config.seed)
@@ -97,6 +99,7 @@ class Run:
             raise FloatingPointError(f"{error}; the state and the rollout are in {where}") from error
         if self._rounds:
             metrics |= sampling_metrics(collected)
+        self.heap.settle()
         done = time.perf_counter()
         check_sampler(metrics.get("sampling/logprob_difference/mean", 0.0), self.policy.model.weight.dtype)
         c = self.counters

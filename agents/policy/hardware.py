@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import resource
 import sys
@@ -11,8 +10,6 @@ from pathlib import Path
 
 import torch
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""From glibc's malloc.h."""
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -66,21 +63,6 @@ def repeat_exactly() -> None:
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep what is freed instead of giving it back to the system at once; elsewhere do nothing.
-
-    A chunk of logits is 100 MB. On fresh pages every time, zeroed by the kernel, an update takes a fifth longer.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except AttributeError:  # another C library
-        return
-    mallopt(M_MMAP_THRESHOLD, 2**31 - 1)
-    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def peak_memory_gb(device: torch.device) -> float:

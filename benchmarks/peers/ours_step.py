@@ -17,7 +17,7 @@ from measuring import finish, peak_memory_gb, settings, text_value
 from agents.config import EnvConfig, PolicyConfig, TrainConfig
 from agents.grpo import GRPOConfig
 from agents.optim import OptimConfig
-from agents.policy.hardware import keep_freed_memory
+from agents.policy.heap import keep_freed_memory
 from agents.ppo import PPOConfig
 from agents.run import Run
 from agents.run_folder import RunFolder

@@ -20,7 +20,7 @@ from agents.config import PolicyConfig, TrainConfig
 from agents.grpo import GRPO, GRPOConfig
 from agents.optim import OptimConfig
 from agents.policy import Policy
-from agents.policy.hardware import keep_freed_memory
+from agents.policy.heap import keep_freed_memory
 from agents.rollout import Rollout
 from agents.setup import build_agent, build_policy
 

@@ -13,7 +13,8 @@ import torch
 
 from agents.collect import collect
 from agents.policy import Policy, Sampling
-from agents.policy.hardware import keep_freed_memory, peak_memory_gb
+from agents.policy.hardware import peak_memory_gb
+from agents.policy.heap import keep_freed_memory
 from agents.policy.loading import load_model
 from benchmarks.free import Free, WideTokenizer
 from benchmarks.peers.answering import answer
