@@ -243,8 +243,9 @@ class Policy(nn.Module):
         cache = self._cache
         shape = (num_rows, num_columns, self.device, self.model.weight.dtype)
         if cache is None or (cache.num_rows, cache.num_columns, cache.data.device, cache.data.dtype) != shape:
-            cache = SlotCache(num_rows, num_columns, self.model.cache_shape, self.model.weight.detach())
-            self._cache, self._graphs = cache, Graphs()
+            self._graphs = Graphs()
+            cache = self._cache = None  # before the new one: there need not be room for two
+            cache = self._cache = SlotCache(num_rows, num_columns, self.model.cache_shape, self.model.weight.detach())
         return CachedReader(self.model, cache, tokens)
 
 

@@ -1,5 +1,7 @@
 """`Policy.act`: equal to a plain loop over the whole text, whoever else is in the batch and however it is asked."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,7 @@ from small import (
 )
 
 from agents.policy import LanguageModel, Policy, Sampling
+from agents.policy.cache import SlotCache
 from agents.policy.decode import Pace
 from agents.policy.loading import load_model, resolve
 
@@ -110,6 +113,23 @@ def test_sampled_episodes_differ_by_number_and_by_seed():
     assert len(set(map(tuple, one))) > 4
     policy.reset(seed=1)
     assert write(policy, [prompt] * 8).completions != one
+
+
+def test_memory_for_two_caches_is_never_needed(monkeypatch):
+    """Held-out problems have another number of rows than a rollout: one cache makes room for the other."""
+    made, others = [], []
+
+    class Watched(SlotCache):
+        def __init__(self, *how):
+            others.append(sum(cache() is not None for cache in made))
+            super().__init__(*how)
+            made.append(weakref.ref(self))
+
+    monkeypatch.setattr("agents.policy.policy.SlotCache", Watched)
+    policy = small_policy()
+    for lengths in ((5, 9, 2), (4, 7), (3, 1, 6)):
+        write(policy, prompts_of(lengths))
+    assert others == [0, 0, 0]
 
 
 def test_the_global_random_state_changes_nothing():
