@@ -26,6 +26,11 @@ LAYER_NUMBERS = (14, 6)
 """What a layer keeps for each token until the backward pass, in hidden and in intermediate sizes; measured at 135M (0.9
 MB a token in bfloat16) with torch's own layers. Those by the kernels keep about half of it, which is not counted on."""
 
+LOGIT_BYTES = {"over the vocabulary": 25, "restricted": 40}
+"""What torch needs for each logit of a chunk where more is asked of it than log-probabilities of a whole distribution:
+its entropy or an exact KL, or anything under top-k or top-p, which sort. Measured in float32; in bfloat16 a tenth less,
+since all but the logits and their gradient is float32 anyway."""
+
 NATURAL_GRADIENT_VECTORS = 9
 """In float32, as long as the weights: these, the gradient, three of the conjugate gradient's, four for a product."""
 
@@ -72,14 +77,22 @@ class ModelSize:
         of_row = self.num_heads * num_columns**2
         return self.num_heads * num_columns if of_row <= PLAIN_SCORES else 0
 
-    def activation_bytes(self, num_tokens: int, dtype: torch.dtype, *, checkpointed: bool, scores: int = 0) -> int:
-        """What the forward pass keeps for the backward pass, and one chunk of logits: as the model gives them, twice in
-        float32, and their gradient. `scores`: see `kept_scores`."""
+    def activation_bytes(
+        self,
+        num_tokens: int,
+        dtype: torch.dtype,
+        *,
+        checkpointed: bool,
+        scores: int = 0,
+        logit_bytes: int | None = None,
+    ) -> int:
+        """What the forward pass keeps for the backward pass, and one chunk of logits, `logit_bytes` for each of them
+        (None: as the model gives them, twice in float32, and their gradient). `scores`: see `kept_scores`."""
         a, b = LAYER_NUMBERS
         layer = (a * self.hidden_size + b * self.intermediate_size + scores) * dtype.itemsize
         kept = self.num_layers * self.hidden_size * dtype.itemsize + layer if checkpointed else self.num_layers * layer
-        logits = min(num_tokens, chunk_rows(dtype)) * self.vocabulary * (2 * 4 + 2 * dtype.itemsize)
-        return num_tokens * kept + logits
+        each = 2 * 4 + 2 * dtype.itemsize if logit_bytes is None else logit_bytes
+        return num_tokens * kept + min(num_tokens, chunk_rows(dtype)) * self.vocabulary * each
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +118,8 @@ class Demand:
     """None: only when there is no other way."""
     keeps_scores: bool = True
     """Whether attention keeps its probabilities for the backward pass, as on a CPU."""
+    logit_bytes: int | None = None
+    """One of `LOGIT_BYTES`; None where nothing is asked of the logits but log-probabilities."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +171,13 @@ def activations(size: ModelSize, demand: Demand, candidate: Plan) -> int:
     """Of one microbatch, through all models that are trained."""
     tokens = max(candidate.microbatch_tokens, demand.num_columns)
     scores = size.kept_scores(demand.num_columns) if demand.keeps_scores else 0
-    one = size.activation_bytes(tokens, demand.dtype, checkpointed=candidate.checkpoint_activations, scores=scores)
+    one = size.activation_bytes(
+        tokens,
+        demand.dtype,
+        checkpointed=candidate.checkpoint_activations,
+        scores=scores,
+        logit_bytes=demand.logit_bytes,
+    )
     return demand.trained_models * one
 
 

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from agents.config import EnvConfig, PolicyConfig, TrainConfig
 from agents.grpo import GRPO, GRPOConfig
-from agents.memory import Demand, ModelSize, Plan, plan
+from agents.memory import LOGIT_BYTES, Demand, ModelSize, Plan, plan
 from agents.optim import Optimizer
 from agents.policy import LanguageModel, Policy, Sampling, ValueHead
 from agents.policy.hardware import pick_device, pick_dtype
@@ -156,7 +156,23 @@ def demand_of(
         natural_gradient=isinstance(agent, TRPOConfig),
         checkpoint_activations=agent.optim.checkpoint_activations,
         keeps_scores=device.type == "cpu",
+        logit_bytes=logit_bytes(config),
     )
+
+
+def logit_bytes(config: TrainConfig) -> int | None:
+    """What an update needs for each of a chunk's logits; None where it asks for log-probabilities alone."""
+    agent, sampling = config.agent, sampling_of(config.policy)
+    if sampling.top_k or sampling.top_p < 1:
+        return LOGIT_BYTES["restricted"]
+    with_entropy = not isinstance(agent, TRPOConfig) and agent.entropy().wants_entropy
+    exact_kl = agent.needs_reference and agent.kl_kind == "full"
+    return LOGIT_BYTES["over the vocabulary"] if with_entropy or exact_kl else None
+
+
+def sampling_of(config: PolicyConfig) -> Sampling:
+    """The distribution that the policy acts with."""
+    return Sampling(config.temperature, config.top_k, config.top_p)
 
 
 def build_model(config: PolicyConfig, vocabulary: int, device: torch.device, seed: int, say: Say) -> LanguageModel:
@@ -186,7 +202,7 @@ def build_policy(config: TrainConfig, vocabulary: int, say: Say = print) -> Poli
     return Policy(
         model,
         num_actions=vocabulary,
-        sampling=Sampling(config.policy.temperature, config.policy.top_k, config.policy.top_p),
+        sampling=sampling_of(config.policy),
         critic_model=critic_model,
         value_head=None if critic == "none" else ValueHead(model.hidden_size, device),
         value_gradient=getattr(config.agent, "value_gradient", True),

@@ -1,12 +1,21 @@
 """A run fits, is made to fit without changing a result, or is refused with the arithmetic."""
 
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
 from small import FAMILIES, hugging_face_model
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from agents.memory import Demand, ModelSize, fixed_parts, free_bytes, plan
+from agents.config import PolicyConfig, TrainConfig
+from agents.grpo import GRPOConfig
+from agents.memory import LOGIT_BYTES, Demand, ModelSize, fixed_parts, free_bytes, plan
+from agents.policy import Sampling
+from agents.policy.head import score_tokens
+from agents.ppo import PPOConfig
+from agents.setup import logit_bytes
 
 CPU = torch.device("cpu")
 SIZE = ModelSize(
@@ -74,6 +83,68 @@ def test_probabilities_of_attention_are_kept_only_where_they_are_one_array():
     enough = WEIGHTS + 64 * CACHE_ROW + 2048 * (PER_TOKEN - 4 * 4 * 99 * 2) + LOGITS
     assert plan(SIZE, on_gpu, room(enough)).changes == ()
     assert plan(SIZE, DEMAND, room(enough)).changes
+
+
+def test_a_chunk_of_logits_is_counted_by_what_is_asked_of_it():
+    """1,024 rows in bfloat16: of 12 bytes, or of 25 or 40."""
+    enough = WEIGHTS + 64 * CACHE_ROW + 2048 * PER_TOKEN
+    for each, needed in ((None, 12), (25, 25), (40, 40)):
+        demand = Demand(64, 99, 2048, torch.bfloat16, logit_bytes=each)
+        assert plan(SIZE, demand, room(enough + 1024 * 1000 * needed)).changes == ()
+        assert plan(SIZE, demand, room(enough + 1024 * 1000 * needed - 10)).changes
+
+
+def run_of(agent=None, **policy):
+    return TrainConfig(agent or GRPOConfig(), policy=PolicyConfig("tiny", device="cpu", **policy))
+
+
+def test_what_a_run_asks_of_its_logits():
+    assert logit_bytes(run_of()) is None
+    assert logit_bytes(run_of(top_p=0.9)) == logit_bytes(run_of(top_k=5)) == LOGIT_BYTES["restricted"]
+    over_all = LOGIT_BYTES["over the vocabulary"]
+    assert logit_bytes(run_of(GRPOConfig(entropy_coef=0.01))) == over_all
+    assert logit_bytes(run_of(PPOConfig(kl_coef=0.1, kl_in="loss", kl_estimator="full"))) == over_all
+    assert logit_bytes(run_of(PPOConfig(kl_coef=0.0, kl_in="loss", kl_estimator="full"))) is None
+
+
+class Peak(TorchDispatchMode):
+    """The most bytes that tensors made within it have held at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.held, self.most = {}, 0
+
+    def __torch_dispatch__(self, function, types, given=(), options=None):
+        result = function(*given, **options or {})
+        for x in tree_leaves(result):
+            if isinstance(x, torch.Tensor) and (address := x.untyped_storage().data_ptr()) not in self.held:
+                self.held[address] = x.untyped_storage().nbytes()
+                weakref.finalize(x.untyped_storage(), self.held.pop, address, None)
+        self.most = max(self.most, sum(self.held.values()))
+        return result
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("kind", "sampling", "with_entropy"),
+    [
+        ("over the vocabulary", Sampling(0.7), True),
+        ("restricted", Sampling(0.7, top_k=5, top_p=0.9), True),
+    ],
+)
+def test_what_torch_needs_for_a_chunk_of_logits_is_near_what_is_counted(
+    monkeypatch, kind, sampling, with_entropy, dtype
+):
+    """Four chunks of a vocabulary so large that nothing else counts, forward and backward."""
+    monkeypatch.setattr("agents.policy.head.CHUNK_ROWS", 16)
+    monkeypatch.setattr("agents.policy.kernels.fit", lambda *tensors: False)
+    rows, vocabulary = 16 * 4 // dtype.itemsize, 20_000
+    weight, hidden = torch.randn(vocabulary, 2).to(dtype), torch.randn(4 * rows, 2).to(dtype).requires_grad_()
+    target = torch.arange(4 * rows)
+    with Peak() as peak:
+        logprob, entropy = score_tokens(lambda x: x @ weight.T, hidden, target, sampling, with_entropy=with_entropy)
+        (logprob.sum() + (0.0 if entropy is None else entropy.sum())).backward()
+    assert 0.8 * LOGIT_BYTES[kind] < peak.most / (rows * vocabulary) < 1.05 * LOGIT_BYTES[kind]
 
 
 def test_what_the_user_has_decided_is_not_changed():
