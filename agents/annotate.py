@@ -9,7 +9,7 @@ one pass in the training numerics gives them.
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from agents.kl import k1, k3, shaped_reward
@@ -19,9 +19,13 @@ from agents.policy import Policy
 from agents.rollout import Rollout
 
 
-def several_steps(config: OptimConfig, num_rows: int) -> bool:
-    """Whether an update takes more than one optimizer step."""
-    return config.epochs > 1 or (config.minibatch_rows is not None and config.minibatch_rows < num_rows)
+def several_steps(config: OptimConfig, problem: Int[Tensor, "N"]) -> bool:
+    """Whether an update may take more than one optimizer step. Groups stay together, so there is a second one where all
+    but the smallest have a minibatch's rows."""
+    if config.epochs > 1 or config.minibatch_rows is None:
+        return config.epochs > 1
+    sizes = problem.unique(return_counts=True)[1]
+    return int(sizes.sum() - sizes.min()) >= config.minibatch_rows
 
 
 def annotate(
@@ -30,7 +34,7 @@ def annotate(
     """`rollout` with `old_logprob` (where several steps need it), `value`, `final_value`, `reference_logprob`, and with
     `exact_kl`, where there is a reference, the `reference_kl`."""
     exact_kl = exact_kl and reference is not None
-    several, size = several_steps(config, len(rollout)), config.microbatch_tokens
+    several, size = several_steps(config, rollout.problem), config.microbatch_tokens
     exact = policy.model.weight.dtype != torch.bfloat16
     if policy.value_head is not None or exact_kl or (several and not exact):
         has_critic = policy.value_head is not None

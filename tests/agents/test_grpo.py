@@ -98,6 +98,16 @@ def test_with_several_steps_the_samplers_numbers_serve_in_float32_and_are_scored
     assert annotate(four_answers(), policy, None, OptimConfig()).old_logprob is None  # one step needs none
 
 
+@pytest.mark.parametrize(("rows", "steps"), [(1, 3), (2, 3), (3, 2), (4, 2), (5, 1), (6, 1), (7, 1)])
+def test_groups_that_make_one_minibatch_make_one_step(rows, steps):
+    """Three groups of two: with 5 rows a minibatch the third group is needed, and no old log-probabilities are."""
+    policy, optim = small_policy(), OptimConfig(minibatch_rows=rows)
+    rollout = make_rollout([[9]] * 6, [[10]] * 6, problem=[0, 0, 1, 1, 2, 2])
+    optimizer = Optimizer(policy, optim, total_iterations=1, seed=0)
+    assert len(list(optimizer._minibatches(rollout))) == steps
+    assert (annotate(rollout, policy, None, optim).old_logprob is None) == (steps == 1)
+
+
 def test_the_two_distances_of_the_clip_are_separate():
     policy = Given([[-1.8]] * 4)
     rollout = four_answers(old_logprob=torch.full((4, 1), -2.1))
