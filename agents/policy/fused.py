@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import torch
@@ -24,6 +25,8 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.02}
 CHILDREN = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 PROJECTIONS = {"q_proj", "k_proj", "v_proj", "o_proj"}
 HEAD_NORMS = {"q_norm", "k_norm"}
+MEANT_DIFFERENTLY = (TypeError, ValueError, IndexError, AttributeError, RuntimeError, AssertionError)
+"""What is raised by a module whose parts are called like those of another and mean something else."""
 
 
 class Norm:
@@ -144,15 +147,25 @@ def replace_elementwise(model: nn.Module) -> list[Norm | Gated]:
     for module in model.modules():
         for candidate, size in candidates(module):
             x = torch.linspace(-3, 3, 4 * size).sin().view(4, size).to(weights.dtype)
-            if kernels.fit(x) and near(candidate(x), type(module).forward(module, x)):
+            if kernels.fit(x) and means_the_same(candidate, module, x):
                 module.forward = candidate
                 replaced.append(candidate)
                 break
     return replaced
 
 
+def means_the_same(candidate: Norm | Gated, module: nn.Module, x: Tensor) -> bool:
+    """Whether `module` makes of `x` what the candidate makes of it."""
+    try:
+        return near(candidate(x), type(module).forward(module, x))
+    except MEANT_DIFFERENTLY:
+        return False
+
+
 def candidates(module: nn.Module) -> list[tuple[Norm | Gated, int]]:
     """What `module` might be, and the size of its input."""
+    if len(signature(type(module).forward).parameters) > 2:
+        return []  # beside its input it takes something, such as the gate of a norm
     parameters = dict(module.named_parameters())
     eps = getattr(module, "variance_epsilon", None) or getattr(module, "eps", None)
     if isinstance(eps, float) and list(parameters) == ["weight"] and parameters["weight"].dim() == 1:
@@ -194,8 +207,8 @@ def gives(layer: Layer, given: tuple[Any, ...], options: dict[str, Any], result:
     try:
         found = layer(*given, **options)
         x, error, added = given[0], (found - result).abs(), (result - given[0]).abs().max()
-    except (TypeError, ValueError, IndexError, AttributeError, RuntimeError, AssertionError):
-        return False  # its parts are called like those of a layer and mean something else
+    except MEANT_DIFFERENTLY:
+        return False
     rounding = 4 * torch.finfo(x.dtype).eps * x.abs()
     return bool((error <= TOLERANCE.get(x.dtype, 0.0) * added + rounding).all())
 

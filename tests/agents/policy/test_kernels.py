@@ -154,6 +154,33 @@ def test_an_activation_by_another_name_is_left_alone():
     assert not any(isinstance(x, Gated) for x in replace_elementwise(llama(hidden_act="relu")))
 
 
+class NormWithGate(torch.nn.Module):
+    """As in models with linear attention; without its gate a norm that the kernels know."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.variance_epsilon = torch.nn.Parameter(torch.ones(16)), 1e-6
+
+    def forward(self, x, gate=None):
+        x = self.weight * x * (x.square().mean(-1, keepdim=True) + self.variance_epsilon).rsqrt()
+        return x if gate is None else x * gate
+
+
+class NormOfHeads(NormWithGate):
+    """Takes what no other norm takes."""
+
+    def forward(self, x):
+        rows, heads, size = x.shape
+        return x.reshape(rows, heads * size) * self.weight
+
+
+@pytest.mark.parametrize("norm", [NormWithGate, NormOfHeads])
+def test_a_norm_that_takes_something_else_is_left_alone(norm):
+    model = torch.nn.Sequential(norm())
+    assert replace_elementwise(model) == []
+    assert "forward" not in vars(model[0])
+
+
 def test_a_gradient_is_the_modules_own_up_to_rounding():
     model = llama()
     ids = torch.arange(10)[None]
