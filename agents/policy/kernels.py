@@ -135,6 +135,9 @@ def attend(
     Its key and value are written to `column`; it sees the columns up to `position`. Raises `MemoryError`.
     """
     num_rows, heads, size = k.shape
+    assert v.shape == k.shape  # what does not fit would be written over something else
+    assert num_rows <= cache.shape[1]
+    assert (heads, size) == (cache.shape[2], cache.shape[4])
     out = q.new_empty(q.shape)
     failed = call(
         "attend",

@@ -7,22 +7,24 @@ says so once. Which of the two is decided by trying: a short text must get the l
 
 from __future__ import annotations
 
+import sys
 import warnings
 from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from agents.policy import attention
-from agents.policy.attention import PackedView, View
+from agents.policy.attention import View
 from agents.policy.decoder import Decoder, decoder_of
-from agents.policy.fused import Layer, replace_elementwise, replace_layers
+from agents.policy.fused import MEANT_DIFFERENTLY, Layer, replace_elementwise, replace_layers
 from agents.policy.linear import replace_products
+from agents.policy.trial import LENGTH, difference, in_turn, reading_view, short_texts, silent_windows
 
 
 class LanguageModel(nn.Module):
@@ -37,9 +39,9 @@ class LanguageModel(nn.Module):
         self.decoder: Decoder | None = None
         self.packed = self._try_packed()
         if self.packed and self.weight.device.type == "cpu":
-            texts, position, view = short_texts(self.vocabulary, self.weight.device)
-            last = getattr(self._text_config, "max_position_embeddings", None) or 8
-            reads = [partial(self.states, texts.flatten(), position + start) for start in (0, max(0, last - 8))]
+            _, tokens, position, view = short_texts(self.vocabulary, self.weight.device)
+            last = getattr(self._text_config, "max_position_embeddings", None) or LENGTH
+            reads = [partial(self.states, tokens, position + start) for start in (0, max(0, last - LENGTH))]
             replace_layers(self.model, view, reads)  # far out, too: some scale what lies there
             self.decoder = self._decoder()
 
@@ -127,17 +129,17 @@ class LanguageModel(nn.Module):
         layers = list(body.layers)
         if not layers or not all(isinstance(layer.forward, Layer) for layer in layers):
             return None
-        texts, position, view = short_texts(self.vocabulary, self.weight.device)
+        _, tokens, position, view = short_texts(self.vocabulary, self.weight.device)
         passed: list[tuple[Tensor, tuple[Tensor, Tensor], Tensor]] = []
 
         def note(_: nn.Module, given: tuple[Any, ...], options: dict[str, Any], result: Tensor) -> None:
             passed.append((given[0], options["position_embeddings"], result))
 
         hooks = [layer.register_forward_hook(note, with_kwargs=True) for layer in layers]
-        out = self.states(texts.flatten(), position, view)
+        out = self.states(tokens, position, view)
         for hook in hooks:
             hook.remove()
-        x = body.embed_tokens(texts.flatten())[None]
+        x = body.embed_tokens(tokens)[None]
         try:
             turn = body.rotary_emb(x, position[None])
         except (TypeError, AttributeError):
@@ -178,48 +180,45 @@ class LanguageModel(nn.Module):
 
     @torch.no_grad()
     def _try_packed(self) -> bool:
-        """Two short texts in one packed row must not see each other; raises `ValueError` when even padding is wrong."""
-        texts, position, view = short_texts(self.vocabulary, self.weight.device)
-        own = self.model(input_ids=texts, use_cache=False).logits.flatten(0, 1)
+        """Two short texts in one packed row must not see each other, and must be the same read into a cache; raises
+        `ValueError` when even padding is wrong."""
+        texts, *row = short_texts(self.vocabulary, self.weight.device)
+        own = self.model(input_ids=texts, use_cache=False).logits
         previous = self.model.config._attn_implementation
         try:
             self.model.set_attn_implementation(attention.NAME)
-            reason = difference(self.head(self.states(texts.flatten(), position, view)), own)
-        except (attention.UnsupportedAttention, TypeError, ValueError, AttributeError) as error:
+            reason = self._wrong_when_packed(row, own) or difference(self._logits_by_cache(texts), own.flatten(0, 1))
+        except MEANT_DIFFERENTLY as error:
             reason = f"{type(error).__name__}: {error}"
         if reason is None:
             return True
         self.model.set_attn_implementation(previous)
         name = type(self.model).__name__
-        padded = self.padded_states(texts, torch.full((2,), 8, device=texts.device)).flatten(0, 1)
-        if wrong := difference(self.head(padded), own):
+        length = torch.full((2,), texts.shape[1], device=texts.device)
+        try:
+            wrong = difference(self.head(self.padded_states(texts, length).flatten(0, 1)), own.flatten(0, 1))
+        except MEANT_DIFFERENTLY as error:
+            wrong = f"{type(error).__name__}: {error}"
+        if wrong is not None:
             raise ValueError(f"{name} is not supported: its logits are not a head over its hidden states ({wrong})")
         warnings.warn(f"{name} runs on the slower path without a cache ({reason})", stacklevel=2)
         return False
 
+    def _wrong_when_packed(self, row: list[Any], own: Float[Tensor, "2 L V"]) -> str | None:
+        """What is wrong with a packed row of tokens and positions in their view; `own` are the logits it shall have."""
+        tokens, position, view = row
+        overheard = attention.Overheard(view)
+        found = self.head(self.states(tokens, position, overheard))
+        windows = {layer: window for layer, (_, window) in overheard.asked.items()}
+        masked = hasattr(sys.modules[type(self.model).__module__], "create_sliding_window_causal_mask")
+        return difference(found, in_turn(own)) or silent_windows(self._text_config, windows, masked=masked)
 
-def short_texts(vocabulary: int, device: torch.device) -> tuple[Tensor, Tensor, PackedView]:
-    """Two texts of eight tokens, the positions of these, and the view in which each text sees itself."""
-    texts = torch.arange(1, 17, device=device).view(2, 8) % vocabulary
-    return texts, torch.arange(8, device=device).repeat(2), causal_view(2, 8, device)
-
-
-def causal_view(num_texts: int, length: int, device: torch.device) -> PackedView:
-    """Texts of one length, each of which sees itself."""
-    index = torch.arange(num_texts * length, device=device).view(num_texts, length)
-    position = torch.arange(length, device=device).expand(num_texts, -1)
-    visible = position[:, None, :] <= position[:, :, None]
-    sight = attention.Sight(visible, position, position)
-    return PackedView((attention.Block(index, index, sight),), index.flatten())
-
-
-def difference(logits: Tensor, expected: Tensor) -> str | None:
-    """What is wrong with `logits`, or None when they equal `expected` up to their number format.
-
-    In half precision single positions may differ by as much as the logits themselves (a text of arbitrary tokens is
-    where a model's largest activations cancel), so there the typical position decides.
-    """
-    error = (logits.float() - expected.float()).abs().amax(-1)
-    half = expected.dtype in (torch.bfloat16, torch.float16)
-    worst, tolerance = float(error.median() if half else error.max()), 0.25 if half else 1e-3
-    return None if worst <= tolerance * float(expected.float().std()) else f"logits differ by {worst:.3g}"
+    def _logits_by_cache(self, texts: Int[Tensor, "B L"]) -> Float[Tensor, "BL V"]:
+        """Of texts that are read into a cache but for their last tokens, which follow one by one."""
+        num_texts, length = texts.shape
+        layers, heads, size = self.cache_shape
+        cache = self.weight.new_zeros(layers, 2, num_texts, heads, length, size)
+        view, last = reading_view(cache, length - 1), torch.full_like(texts[:, 0], length - 1)
+        read = self.states(texts[:, :-1].flatten(), view.position, view)
+        after = self.states(texts[:, -1].contiguous(), last, attention.NextView(cache, last, last, length))
+        return self.head(torch.cat([read.unflatten(0, (num_texts, -1)), after[:, None]], 1).flatten(0, 1))

@@ -51,7 +51,7 @@ def logits_of_run(path, tokens, which="last"):
 
 
 def packed_logits(policy, tokens):
-    from agents.policy.model import causal_view
+    from agents.policy.trial import causal_view
 
     position = torch.arange(tokens.shape[1])
     view = causal_view(1, tokens.shape[1], torch.device("cpu"))

@@ -7,7 +7,7 @@ import transformers
 from agents.policy import LanguageModel, kernels
 from agents.policy.attention import NextView
 from agents.policy.fused import Layer
-from agents.policy.model import causal_view
+from agents.policy.trial import causal_view
 
 pytestmark = pytest.mark.skipif(kernels.library() is None, reason="no C compiler here, or kernels are turned off")
 
