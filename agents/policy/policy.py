@@ -113,7 +113,10 @@ class Policy(nn.Module):
 
         A row's proposal ends early at one of `end_ids` or at its remaining budget. `episode [N]` keys the sampling
         together with the seed and the token's position, so neither the other rows nor `max_tokens` change a token.
+        Raises `ValueError` for `max_tokens` below 1, which would go on for ever, and where an observation has no room.
         """
+        if max_tokens < 1:
+            raise ValueError(f"max_tokens must be at least 1, got {max_tokens}")
         sampling = sampling or self.sampling
         tokens, length = observation["tokens"], observation["length"][:, 0].astype(np.int64)
         budget = np.minimum(observation["remaining"][:, 0], max_tokens)

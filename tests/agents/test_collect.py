@@ -170,6 +170,11 @@ def test_fewer_rows_than_problems_give_the_same_episodes_as_one_wave(rows, max_t
     assert_equal(wave, stream)
 
 
+def test_no_tokens_at_a_time_are_refused():
+    with pytest.raises(ValueError, match="max_tokens must be at least 1, got 0"):
+        collected(max_tokens=0)
+
+
 @pytest.mark.parametrize("mode", STREAMS)
 def test_more_rows_than_problems_leave_rows_idle(mode):
     assert_equal(collected().rollout, collected(environment(13, mode=mode)).rollout)
