@@ -210,7 +210,7 @@ class LanguageModel(nn.Module):
         overheard = attention.Overheard(view)
         found = self.head(self.states(tokens, position, overheard))
         windows = {layer: window for layer, (_, window) in overheard.asked.items()}
-        masked = hasattr(sys.modules[type(self.model).__module__], "create_sliding_window_causal_mask")
+        masked = hasattr(sys.modules.get(type(self.model).__module__), "create_sliding_window_causal_mask")
         return difference(found, in_turn(own)) or silent_windows(self._text_config, windows, masked=masked)
 
     def _logits_by_cache(self, texts: Int[Tensor, "B L"]) -> Float[Tensor, "BL V"]:
