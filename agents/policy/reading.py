@@ -24,12 +24,14 @@ class CachedReader:
         self.model, self.cache, self.tokens = model, cache, tokens
 
     def read(self, length: np.ndarray, rows: np.ndarray) -> Tensor:
-        """Bring `rows` up to their observations. Rows that start with the same tokens are computed once."""
+        """Bring `rows` up to their observations. Of rows with the same tokens, all new or several, one is computed."""
         cache = self.cache
         cache.agree(self.tokens, length, rows)
-        fresh = rows[cache.held[rows] == 0]
+        held = cache.held[rows]
+        begun = (held == 0) | (length[rows] - held > 1)
+        fresh = rows[begun]
         owner, first = distinct_prompts(self.tokens[fresh], length[fresh])
-        feed = np.concatenate([fresh[first], rows[cache.held[rows] > 0]])
+        feed = np.concatenate([fresh[first], rows[~begun]])
         place = np.empty(cache.num_rows, np.int64)  # where each row's state stands among those that are computed
         states: list[Tensor] = []
         computed = 0

@@ -168,6 +168,22 @@ def test_rows_with_the_same_prompt_read_it_once_and_write_as_if_they_had_read_it
         np.testing.assert_allclose(alone.logprobs[0], shared.logprobs[k], atol=1e-5)
 
 
+def test_rows_refilled_with_the_same_prompt_read_it_once_however_it_begins():
+    """Prompts of a task begin alike: what a row still holds of its last one is no reason to read the rest of the next
+    one for every row. Two of the eight tokens are known."""
+    before, other, rest = prompts_of((10, 7, 6))
+    prompt = before[:2] + rest
+    policy = counting_policy()
+    policy.act(observe([before, before, other, before]), episode=np.arange(4), max_tokens=5)
+    policy.model.num_tokens = 0
+    policy.act(observe([prompt] * 4), episode=np.arange(4))
+    assert policy.model.num_tokens == 8 - 2
+    refilled = write(policy, [prompt] * 4, reset=False)
+    alone = [write(policy, [prompt], episodes=[k]) for k in range(4)]
+    assert refilled.completions == [one.completions[0] for one in alone]
+    np.testing.assert_allclose(refilled.logprobs[3], alone[3].logprobs[0], atol=1e-5)
+
+
 def test_decoding_reads_one_new_token_a_row_and_round():
     policy, prompts = counting_policy(), prompts_of((6, 3, 9))
     written = write(policy, prompts, max_tokens=1, budget=5)
