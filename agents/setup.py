@@ -95,14 +95,26 @@ def check_context(config: PolicyConfig, env: TextVectorEnv) -> None:
     if config.model == TINY:
         positions: int | None = config.tiny.max_tokens
     else:
-        text = AutoConfig.from_pretrained(resolve(config.model)).get_text_config()
-        positions = getattr(text, "max_position_embeddings", None)
+        positions = positions_of(AutoConfig.from_pretrained(resolve(config.model)))
     width = env.single_observation_space["tokens"].shape[0]  # type: ignore[index]
     if positions is not None and width > positions:
         raise ValueError(
             f"env.max_new_tokens and the longest prompt need {width} positions, but policy.model={config.model} has "
             f"{positions}: lower env.max_new_tokens or env.max_prompt_tokens"
         )
+
+
+def positions_of(shape: PretrainedConfig) -> int | None:
+    """How many positions a model has, None where it does not say.
+
+    Of two sets of angles (`longrope`) only the first counts: transformers takes the second one for all rows as soon as
+    one of them is longer, so what a row means would depend on its neighbours.
+    """
+    text = shape.get_text_config()
+    rope = getattr(text, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "longrope":
+        return rope.get("original_max_position_embeddings")
+    return getattr(text, "max_position_embeddings", None)
 
 
 def check_adapter(config: PolicyConfig) -> None:
