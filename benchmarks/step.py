@@ -157,9 +157,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ValueError, Absent) as error:
         sys.exit(f"error: {error}")
     shown = table(found, options, told)
-    write(options.output, {**told, "measured": [m.record() for m in found]}, shown)
-    print("\n" + shown)
     ratios = named_ratios(with_ratios(found), float32_only=["trl_ppo"])
+    write(options.output, {**told, "measured": [m.record() for m in found], "ratios": ratios}, shown)
+    print("\n" + shown)
     print(json.dumps({"benchmark": "step", "ratios": ratios, "peak_memory_gb": peak_memory(found)}))
 
 

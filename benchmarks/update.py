@@ -208,10 +208,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = with_ratios(found)
     shown = table(rows, difference, options, told)
     records = [m.record() for m, _ in rows]
-    write(options.output, {**told, "gradient_difference": difference, "measured": records}, shown)
+    ratios = named_ratios(rows)
+    write(options.output, {**told, "gradient_difference": difference, "measured": records, "ratios": ratios}, shown)
     print("\n" + shown)
     memory = {f"{m.name}/{m.precision}": round(m.peak_memory_gb, 2) for m in found if m.absent is None}
-    print(json.dumps({"benchmark": "update", "ratios": named_ratios(rows), "peak_memory_gb": memory}))
+    print(json.dumps({"benchmark": "update", "ratios": ratios, "peak_memory_gb": memory}))
 
 
 if __name__ == "__main__":
