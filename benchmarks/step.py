@@ -1,10 +1,12 @@
 """Whole iterations: our GRPO against TRL's GRPOTrainer, our PPO against the PPOTrainer of TRL 1.12.
 
     python -m benchmarks.step
+    python -m benchmarks.step --peers trl_ppo --critic separate --reference --output benchmarks/results/step/same_models
     python -m benchmarks.step --device cuda --model 1.5b --prompts 64 --prompt-tokens 256 --new 256
 
 The same model, prompts, group size, lengths and number format; a reward that is a hash of the text; no end token, so
-that every completion has exactly `--new` tokens; no KL. Each side is a process of its own, one after the other; the
+that every completion has exactly `--new` tokens; no KL. TRL's PPO has a second model as critic and always asks a
+reference, ours does with `--critic separate --reference`. Each side is a process of its own, one after the other; the
 first step is a warm-up. TRL in bfloat16 is TRL as it comes (autocast and gradient checkpointing), in float32 it has
 neither. Writes a table and the numbers to `benchmarks/results/step/`.
 """
@@ -45,6 +47,8 @@ NAMES = {
 }
 RATE = 1e-6
 """Small, but not 0: weights do change."""
+KL_COEF = 0.05
+"""The default of TRL's PPO."""
 
 
 def settings_of(options: argparse.Namespace) -> dict[str, Any]:
@@ -98,7 +102,8 @@ def measure_all(options: argparse.Namespace, say: Say) -> list[Measured]:
             )
     if "trl_ppo" in options.peers:
         repeated = [prompt for prompt in shared["prompts"] for _ in range(options.group)]
-        run("ours_ppo", OWN, "ours_step", "float32", agent="ppo", critic=options.critic, epochs=options.epochs)
+        kind = {"critic": options.critic, "kl_coef": KL_COEF if options.reference else 0.0}
+        run("ours_ppo", OWN, "ours_step", "float32", agent="ppo", epochs=options.epochs, **kind)
         run("trl_ppo", "trl_ppo", "trl_ppo", "float32", prompts=repeated, epochs=options.epochs)
     return found
 
@@ -119,7 +124,11 @@ def peak_memory(found: Sequence[Measured]) -> dict[str, float]:
 
 def table(found: Sequence[Measured], options: argparse.Namespace, told: dict[str, Any]) -> str:
     """The numbers for people."""
-    ppo = f" PPO: {options.epochs} epochs; our critic is `{options.critic}`, TRL's a second model of the policy's size."
+    reference = "both ask a reference" if options.reference else "TRL's asks a reference, ours has none"
+    ppo = (
+        f" PPO: {options.epochs} epochs; our critic is `{options.critic}`, TRL's a second model of the policy's size; "
+        f"{reference}."
+    )
     return "\n".join(
         [
             "# Whole iterations",
@@ -143,6 +152,7 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = parser_of(__doc__)
     parser.add_argument("--epochs", type=int, default=2, help="of PPO")
     parser.add_argument("--critic", choices=("shared", "separate"), default="shared", help="of our PPO")
+    parser.add_argument("--reference", action="store_true", help="our PPO asks a reference for a KL, as TRL's does")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
     parser.add_argument("--output", type=Path, default=HERE / "results" / "step")
     return parsed(parser, arguments)

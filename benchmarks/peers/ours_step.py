@@ -1,8 +1,8 @@
 """A worker: whole iterations of our GRPO or PPO, as `agents.train` runs them.
 
-Settings (JSON): `model` folder, `device`, `precision`, `agent`, `critic` (of PPO), `prompts` (texts), `num_prompts` and
-`group` a step, `new` tokens, `epochs`, `steps`, `learning_rate`, `seed`. No token ends an episode: every completion has
-exactly `new` tokens.
+Settings (JSON): `model` folder, `device`, `precision`, `agent`, of PPO `critic` and `kl_coef`, `prompts` (texts),
+`num_prompts` and `group` a step, `new` tokens, `epochs`, `steps`, `learning_rate`, `seed`. No token ends an episode:
+every completion has exactly `new` tokens.
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ def build_config(asked: dict[str, Any]) -> TrainConfig:
     """The agents' defaults, but for what both sides are given."""
     optim = OptimConfig(learning_rate=asked["learning_rate"], epochs=asked["epochs"])
     shape = {"prompts": asked["num_prompts"], "group_size": asked["group"], "optim": optim}
-    agent = GRPOConfig(**shape) if asked["agent"] == "grpo" else PPOConfig(**shape, critic=asked["critic"])
+    if asked["agent"] == "grpo":
+        agent: Any = GRPOConfig(**shape)
+    else:
+        agent = PPOConfig(**shape, critic=asked["critic"], kl_coef=asked["kl_coef"])
     return TrainConfig(
         agent=agent,
         policy=PolicyConfig(model=asked["model"], device=asked["device"], precision=asked["precision"]),

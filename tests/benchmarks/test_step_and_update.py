@@ -97,9 +97,11 @@ def test_a_synthetic_rollout_teaches_something_in_every_group():
     assert bool((advantages != 0).all())
 
 
-@pytest.mark.parametrize("agent", ["grpo", "ppo"])
+@pytest.mark.parametrize("agent", ["grpo", "ppo", "ppo with all models"])
 def test_our_iterations_generate_exactly_the_tokens_asked_for(agent, tiny, tmp_path):
-    settings = {"model": str(tiny), "device": "cpu", "precision": "float32", "agent": agent, "critic": "shared"}
+    settings = {"model": str(tiny), "device": "cpu", "precision": "float32", "agent": agent.split()[0]}
+    whole = agent.endswith("all models")
+    settings |= {"critic": "separate", "kl_coef": 0.05} if whole else {"critic": "shared", "kl_coef": 0.0}
     settings |= {"prompts": make_prompts(tiny, 4, 9), "num_prompts": 2, "group": 4, "new": 5, "epochs": 1}
     result = run_worker("ours_step", tmp_path, **settings, steps=2, learning_rate=1e-6, seed=0)
     assert [s["tokens"] for s in result["steps"]] == [2 * 4 * 5] * 2
