@@ -58,7 +58,7 @@ def at_equal_tokens(ours: Mapping[int, Points], theirs: Mapping[int, Points]) ->
         summary(number, [found[number] for found in by_seed.values() if number in found])
         for number in range(1, last + 1)
     ]
-    means = [np.mean(list(found.values()), axis=0) for found in by_seed.values()]
+    means = [np.mean(list(found.values()), axis=0).tolist() for found in by_seed.values()]
     return [*rows, summary(None, means)]
 
 
@@ -79,15 +79,15 @@ def read(points: Points) -> tuple[list[float], list[float]]:
     return [p["num_tokens"] for p in points], [p["eval/accuracy"] for p in points]
 
 
-def summary(examination: int | None, seeds: Sequence[Any]) -> AtTokens:
-    """Tokens and accuracies of some seeds, as one row."""
-    tokens, ours, theirs = np.asarray(seeds, dtype=float).T
+def summary(examination: int | None, seeds: Sequence[Sequence[float]]) -> AtTokens:
+    """One row from tokens, our accuracy and theirs of each of S seeds."""
+    tokens, ours, theirs = np.array(seeds).T
     difference = bounded(estimate((ours - theirs)[:, None]), -1.0, 1.0)
     return AtTokens(examination, float(tokens.mean()), float(ours.mean()), float(theirs.mean()), difference)
 
 
-def lines(rows: Sequence[AtTokens]) -> list[str]:
-    """The table, in Markdown."""
+def table_lines(rows: Sequence[AtTokens]) -> list[str]:
+    """In Markdown."""
     head = ("examination", "seeds", "tokens", "ours", "TRL's", "difference", "95 % interval", "p")
     return [
         f"| {' | '.join(head)} |",

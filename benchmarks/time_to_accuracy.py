@@ -34,8 +34,7 @@ from typing import Any
 from agents.checkpoint import write_atomically
 from agents.report import draw_curves
 from benchmarks.comparison import HERE, Say, about, origin, run_worker, script, write
-from benchmarks.equal_tokens import AtTokens, at_equal_tokens
-from benchmarks.equal_tokens import lines as rows_of
+from benchmarks.equal_tokens import AtTokens, at_equal_tokens, table_lines
 from benchmarks.finished_run import digest, run_training
 from benchmarks.peer_run import compose_run, peer_settings, read_points, told
 from benchmarks.peers.environments import Absent, Worker
@@ -261,7 +260,7 @@ def table(curves: Sequence[Curve], options: argparse.Namespace, told_about: dict
     equal = learned(curves)
     if equal:
         lines += ["", "Held-out accuracy after equal numbers of generated tokens, where TRL was examined:", ""]
-        lines += rows_of(equal)
+        lines += table_lines(equal)
     for c in curves:
         if c.measured["code"]["commit"] != told_about["code"]["commit"]:
             lines += [

@@ -21,7 +21,8 @@ GROWTH = 1.15
 """Times the memory that the first iteration behind the last time held: the next one has to get its pages anew, which
 takes it a tenth longer, so not every one should."""
 PRODUCTS = "256"
-"""That oneDNN keeps ready, by their shapes, instead of 1,024: half a megabyte each; an iteration has about 40."""
+"""That oneDNN keeps ready, by their shapes, instead of 1,024: about a megabyte each in the main job, where an iteration
+makes 30 to 60."""
 
 
 def keep_freed_memory() -> None:
@@ -40,7 +41,8 @@ class Heap:
         """Bytes that were held after the first iteration since memory was given back."""
 
     def settle(self) -> bool:
-        """Between two iterations: give back what is free if much more is held than at first. Whether it was done."""
+        """Between two iterations: give back what is free if `GROWTH` times as much is held as at first. Returns whether
+        it was done: nowhere but on glibc."""
         library = glibc()
         if library is None:
             return False

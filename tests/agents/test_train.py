@@ -479,11 +479,13 @@ def test_a_sweep_is_a_run_for_each_choice(run, tmp_path):
 
 @pytest.mark.parametrize("agent", ["grpo", "ppo"])
 def test_a_strict_run_repeats_bit_for_bit(run, tmp_path, agent):
-    """Weights and every number that is no clock, in another process's place: a second run from the same command."""
-    found = []
+    """Weights and every number that is no clock, in another process's place: a second run from the same command, with
+    two threads, which may add in either order where nothing keeps them from it."""
+    found, threads = [], torch.get_num_threads()
     try:
         for name in ("one", "two"):
-            assert run(*SMALL, f"agent={agent}", "strict=true", "iterations=3", f"name={name}")[0] == 0
+            assert run(*SMALL, f"agent={agent}", "strict=true", "threads=2", "iterations=3", f"name={name}")[0] == 0
+            assert torch.get_num_threads() == 2
             assert torch.are_deterministic_algorithms_enabled()
             state = checkpoint.load(tmp_path / "runs" / name)[1]["agent"]["optimizer"]
             metrics = [
@@ -493,6 +495,7 @@ def test_a_strict_run_repeats_bit_for_bit(run, tmp_path, agent):
             found.append((state, metrics))
     finally:
         torch.use_deterministic_algorithms(False)
+        torch.set_num_threads(threads)
     (one, first), (two, second) = found
     assert first == second
     for part in ("actor", "critic"):
